@@ -1,0 +1,52 @@
+# Two commands do everything: `make train` and `make test`. `make` alone lists the others.
+VENV   ?= .venv
+# Empty: the first Python from 3.10 to 3.13 that works, and torch==2.13.0 (.ci/env.sh). Given once, both are remembered.
+PYTHON ?=
+TORCH  ?=
+export VENV PYTHON TORCH
+
+PRESET  ?= i3-tiny
+DATA    ?= auto
+MINUTES ?= 3
+OUT     ?= runs/demo
+
+bin := $(VENV)/bin
+env := @sh .ci/env.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help env train test export clean-nbs readme docs lab
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "Settings, as in 'make train MINUTES=10': PRESET DATA MINUTES OUT ARGS (train), NB FLAGS (test), PYTHON TORCH VENV."
+
+env: ## make the environment in .venv
+	$(env) dev
+
+train: ## train a small model for three minutes, plot its loss, let it write a story
+	$(env) dev
+	$(bin)/i3nb_train --preset $(PRESET) --data $(DATA) --minutes $(MINUTES) --out $(OUT) $(ARGS)
+
+test: ## check that export, clean and README are in step, then run every notebook (NB=05 for one)
+	$(env) dev
+	@$(bin)/python .ci/test.py $(NB) --flags "$(FLAGS)"
+
+export: ## write i3nb/*.py from the notebooks
+	$(env) dev
+	@PATH="$(abspath $(bin)):$$PATH" nbdev_export
+
+clean-nbs: ## strip from the notebooks what changes at every run; outputs stay
+	$(env) dev
+	@PATH="$(abspath $(bin)):$$PATH" nbdev_clean
+
+readme: ## write README.md from nbs/index.ipynb
+	$(env) dev
+	@$(bin)/python .ci/docs.py readme
+
+docs: ## make the site from the notebooks, in _docs/
+	$(env) dev docs
+	@$(bin)/python .ci/docs.py site
+
+lab: ## open the notebooks in Jupyter
+	$(env) dev
+	@$(bin)/jupyter lab nbs
