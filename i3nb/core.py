@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PRECISIONS', 'I3Error', 'user_errors', 'write_atomic', 'I3Config', 'check_config', 'param_table',
-           'param_count', 'cuda_usable', 'pick_device', 'cpu_bf16_speedup', 'pick_precision', 'seed_all']
+           'param_count', 'cuda_usable', 'pick_device', 'cpu_bf16_speedup', 'pick_precision', 'compute_dtype',
+           'seed_all']
 
 # %% ../nbs/00_core.ipynb #c003
 import functools, json, os, random, sys, tempfile, time
@@ -225,6 +226,12 @@ def pick_precision(device: torch.device, name: str='auto')->str:
     return 'bf16' if device.type == 'cpu' and cpu_bf16_speedup() > 1.2 else 'fp32'
 
 # %% ../nbs/00_core.ipynb #c034
+def compute_dtype(x: torch.Tensor)->torch.dtype:
+    "The type in which autocast would multiply on the device of `x`; where it is off, the type of `x`."
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+# %% ../nbs/00_core.ipynb #c037
 def seed_all(seed: int):
     "Seed Python, numpy and torch (every device)."
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)

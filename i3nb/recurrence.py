@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.autograd import Function
 import torch.nn.functional as F
-from .core import I3Config
+from .core import I3Config, compute_dtype
 from .scan import selective_scan
 
 # %% ../nbs/04_recurrence.ipynb #c006
@@ -34,15 +34,11 @@ def gru_loop(
     return torch.stack(hs, 1), h
 
 # %% ../nbs/04_recurrence.ipynb #c010
-def _mm_dtype(x):
-    "The type in which products run: autocast's, where it is on."
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-
 class _FastGRU(Function):
     "The GRU with everything but the state's own product outside the loop."
     @staticmethod
     def forward(ctx, x, h0, Wx, Wh, bias):
-        (b, t, d), low = x.shape, _mm_dtype(x)
+        (b, t, d), low = x.shape, compute_dtype(x)
         xs = x.transpose(0, 1).to(low).reshape(t*b, d)                               # time first: a step is contiguous
         gx = (xs@Wx.to(low).view(3*d, d).T).to(h0.dtype).view(t, b, 3*d).add_(bias.view(-1))
         WhT = Wh.to(low).view(3*d, d).T.contiguous()
