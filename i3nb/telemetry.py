@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'METRIC_KEYS', 'PAPER_PPL', 'GB', 'THEMES', 'panel_temp', 
            'Smoothed', 'Harmonic', 'PplMeter', 'bits_per_byte', 'metrics_line', 'MetricsTail', 'read_metrics',
            'to_columns', 'MetricsWriter', 'MemoryMeter', 'load_nvml', 'cuda_identity', 'find_card', 'EnergyMeter',
            'card_reading', 'DeviceMonitor', 'Telemetry', 'draw_line', 'smooth_line', 'panel_loss', 'panel_ppl',
-           'panel_bpb', 'panel_lr', 'panel_grad', 'panel_speed', 'panel_memory', 'load_run', 'plot_run']
+           'panel_bpb', 'panel_lr', 'panel_grad', 'panel_speed', 'panel_memory', 'load_run', 'figure_bytes', 'plot_run']
 
 # %% ../nbs/11_telemetry.ipynb #c003
 import io, json, math, os, sys, threading, time
@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from .core import I3Error, write_atomic
 
 # %% ../nbs/11_telemetry.ipynb #c006
@@ -225,10 +226,13 @@ class MetricsWriter:
             os.ftruncate(self.fd, size)   # take half a line back
             raise
 
-    def write(self, **row):
-        "Append one row: `step=…`, any of `METRIC_KEYS`, and any others."
+    def write(self,
+        row: dict=None,  # `step`, any of `METRIC_KEYS`, and any others
+        **more,          # the same, by name
+    ):
+        "Append one row."
         if self.fd is None: raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
-        self._guard(self._append, (metrics_line(row)+'\n').encode())
+        self._guard(self._append, (metrics_line({**(row or {}), **more})+'\n').encode())
 
     def _keep(self, step):
         lines = self.path.read_bytes().splitlines()
@@ -403,11 +407,12 @@ class DeviceMonitor:
         every: float=1.,      # seconds between readings, at least 1
         nvml=None,            # NVML's binding; default: `load_nvml()` if there is a CUDA device
         clock=time.monotonic,
+        handles: list=None,   # NVML's handles of the cards, instead of looking the devices up
     ):
         devices = [torch.device(d) for d in (device if isinstance(device, (list, tuple)) else [device])]
         cards = [d.index if d.index is not None else torch.cuda.current_device() if torch.cuda.is_initialized() else 0 for d in devices if d.type == 'cuda']
-        self.nvml = nvml if nvml is not None else load_nvml() if cards else None
-        self.handles = [find_card(self.nvml, i) for i in cards] if self.nvml else []
+        self.nvml = nvml if nvml is not None else load_nvml() if cards or handles else None
+        self.handles = [] if self.nvml is None else list(handles) if handles else [find_card(self.nvml, i) for i in cards]
         self.energy = [EnergyMeter() for _ in self.handles]
         self.every, self.clock, self.before_wh = max(1., every), clock, None   # energy of earlier parts of a resumed run
         self._snap, self._at, self._thread, self._end = dict(_NO_READING), -math.inf, None, threading.Event()
@@ -456,9 +461,9 @@ class Telemetry:
         device='cpu',      # where this process trains: its memory is reported
         cards=None,        # devices whose sensors are read (a list, for several cards); default: `device`
         every: float=1.,   # seconds between sensor readings
-        nvml=None,         # a stand-in for NVML's binding, for tests
+        monitor=None,      # a `DeviceMonitor` of your own, instead of one for `cards`
     ):
-        self.memory, self.monitor = MemoryMeter(device), DeviceMonitor(cards or device, every, nvml)
+        self.memory, self.monitor = MemoryMeter(device), monitor or DeviceMonitor(cards or device, every)
         self.before_s, self.began = 0., None
 
     @property
@@ -512,20 +517,39 @@ def draw_line(
     return True
 
 def smooth_line(
-    y,              # float array, NaN where unknown
-    beta=0.9,
-):                  # smoothed; NaN where `y` is not finite
-    "`Smoothed` over an array, for drawing."
-    s, out = Smoothed(beta), np.full(len(y), np.nan)
-    for i, v in enumerate(y):
-        if np.isfinite(v): s.update(v); out[i] = s.value
-    return out
+    y,             # float array, NaN where unknown
+    width=None,    # steps over which the weights fall by e; default: a sixtieth of the run, 2 to 100
+):                 # the smoothed line; NaN where `y` is not finite
+    "A straight line fitted around every point, near points weighing more: no lag, for drawing after the fact."
+    y = np.asarray(y, dtype=float); ok = np.isfinite(y); n = len(y)
+    if not ok.any(): return np.full(n, np.nan)
+    width = width or min(100, max(2, n//60))
+    d = np.arange(4*width, -4*width-1, -1)                                  # neighbour's place - own place
+    def around(a, p): return np.convolve(a, np.exp(-abs(d)/width)*d**p)[4*width:4*width+n]
+    s0, s1, s2 = (around(ok.astype(float), p) for p in range(3))
+    t0, t1 = (around(np.where(ok, y, 0.), p) for p in range(2))
+    det = s0*s2 - s1**2                                                     # 0 where a point is alone: then the weighted mean
+    with np.errstate(all='ignore'): fit = np.where(det > 1e-9, (s2*t0 - s1*t1)/det, t0/s0)
+    return np.where(ok, fit, np.nan)
 
 # %% ../nbs/11_telemetry.ipynb #c081
+def _from_zero(ax, top=None):
+    "Let the axis start at 0, whatever was drawn so far."
+    most = max((np.nanmax(l.get_ydata(), initial=0) for l in ax.lines), default=0)
+    ax.set_ylim(0, top or 1.12*most or 1)
+
+def _log(ax):
+    "A log axis with plain numbers, for positive data."
+    lo, hi = (f([f(y) for l in ax.lines if len(y := np.asarray(l.get_ydata())[np.asarray(l.get_ydata()) > 0])], default=None) for f in (min, max))
+    if lo is None or not math.isfinite(hi): return
+    ax.set_yscale('log')
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if hi/lo < 50 else (1,), numticks=7))
+    ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 1 else f'{v:g}'); ax.yaxis.set_minor_formatter(NullFormatter())
+
 def panel_loss(ax, c, x, colors, t):
     "Training loss (raw and smoothed) and validation loss."
     many = np.isfinite(c['loss']).sum() > 30
-    draw_line(ax, x, c['loss'], color=colors[0], lw=.8, alpha=.35 if many else 1, label=None if many else 'train')
+    draw_line(ax, x, c['loss'], color=colors[0], lw=.8, alpha=.4 if many else 1, label=None if many else 'train')
     if many: draw_line(ax, x, smooth_line(c['loss']), color=colors[0], lw=1.6, label='train, smoothed')
     draw_line(ax, x, c['val_loss'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
     ax.set_title('Loss (nats a token)')
@@ -534,37 +558,44 @@ def panel_ppl(ax, c, x, colors, t):
     "Perplexity, on a log axis."
     draw_line(ax, x, c['ppl'], color=colors[0], lw=1.2, label='train')
     draw_line(ax, x, c['val_ppl'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
-    draw_line(ax, x, c['ppl_harmonic'], color=t['dim'], lw=1, ls=':', marker='', label='harmonic mean')
-    if np.nanmax(c['ppl'], initial=0) > 0 or np.nanmax(c['val_ppl'], initial=0) > 0: ax.set_yscale('log')
-    ax.set_title('Perplexity (per token, log)')
+    if colors[0] != colors[1]: draw_line(ax, x, c['ppl_harmonic'], color=t['dim'], lw=1.2, ls=':', marker='', label='harmonic mean')
+    _log(ax); ax.set_title('Perplexity (per token, log)')
 
 def panel_bpb(ax, c, x, colors, t):
     "Bits per byte of the validation text."
-    draw_line(ax, x, c['val_bits_per_byte'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
-    ax.set_title('Bits per byte')
+    draw_line(ax, x, c['val_bits_per_byte'], sparse=True, color=colors[1], lw=1.4, ls='--')
+    ax.set_title('Bits per byte (validation)')
 
+# %% ../nbs/11_telemetry.ipynb #c082
 def panel_lr(ax, c, x, colors, t):
-    draw_line(ax, x, c['lr'], color=colors[0], lw=1.4); ax.set_ylim(bottom=0); ax.set_title('Learning rate, gradient norm (log)')
+    "Learning rate: the upper half of a place it shares with the gradient norm."
+    draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
+    _from_zero(ax); ax.yaxis.set_major_formatter(lambda v, _: f'{v:.4g}'); ax.set_title('Learning rate, gradient norm (log)')
 
 def panel_grad(ax, c, x, colors, t):
-    draw_line(ax, x, c['grad_norm'], color=colors[0], lw=1)
-    if np.nanmax(c['grad_norm'], initial=0) > 0: ax.set_yscale('log')
+    "Norm of the unscaled gradient, on a log axis."
+    draw_line(ax, x, c['grad_norm'], color=colors[0], lw=1); _log(ax)
 
 def panel_speed(ax, c, x, colors, t):
-    draw_line(ax, x, c['tokens_per_s'], color=colors[0], lw=1); ax.set_ylim(bottom=0); ax.set_title('Tokens a second')
+    "Tokens a second, with the median."
+    draw_line(ax, x, c['tokens_per_s'], color=colors[0], lw=.8, alpha=.6)
+    if np.isfinite(c['tokens_per_s']).any():
+        ax.axhline(m := np.nanmedian(c['tokens_per_s']), color=colors[0], lw=1.6, label=f'median {m:,.0f}')
+    _from_zero(ax); ax.yaxis.set_major_formatter(EngFormatter(sep='')); ax.set_title('Tokens a second')
 
 def panel_memory(ax, c, x, colors, t):
     "Memory between steps and at its peak."
-    draw_line(ax, x, c['mem_peak_gb'], color=colors[1], lw=1.4, ls='--', marker='s', label='peak')
-    draw_line(ax, x, c['mem_allocated_gb'], color=colors[0], lw=1.4, label='between steps')
-    ax.set_ylim(bottom=0); ax.set_title('Memory (GB = 10⁹ bytes)')
+    for key, i, name, look in (('mem_peak_gb', 1, 'peak', '--'), ('mem_allocated_gb', 0, 'between steps', '-')):
+        known = c[key][np.isfinite(c[key])]
+        if len(known): draw_line(ax, x, c[key], color=colors[i], lw=1.4, ls=look, label=f'{name} {known[-1]:.2f}')
+    _from_zero(ax); ax.set_title('Memory (GB = 10⁹ bytes)')
 
 def _panel(key, title, top=None):
-    def f(ax, c, x, colors, t): draw_line(ax, x, c[key], color=colors[0], lw=1.2); ax.set_ylim(0, top); ax.set_title(title)
+    def f(ax, c, x, colors, t): draw_line(ax, x, c[key], color=colors[0], lw=1.2); _from_zero(ax, top); ax.set_title(title)
     return f
 panel_temp, panel_util, panel_power = _panel('gpu_temp_c', 'GPU temperature (°C)'), _panel('gpu_util', 'GPU busy (%)', 105), _panel('gpu_power_w', 'GPU power (W)')
 
-# %% ../nbs/11_telemetry.ipynb #c084
+# %% ../nbs/11_telemetry.ipynb #c085
 def load_run(
     run,         # a run folder, a metrics file, or rows
 )->tuple:        # (name, columns)
@@ -579,43 +610,76 @@ def _style(ax, t: dict):
     "Quiet axes: thin frame, light grid, a word where there is nothing to see."
     ax.set_facecolor(t['bg']); ax.grid(color=t['grid'], lw=.6); ax.set_axisbelow(True)
     ax.spines[['top', 'right']].set_visible(False); ax.spines[['left', 'bottom']].set_color(t['dim'])
-    ax.tick_params(colors=t['dim'], labelsize=8, which='both'); ax.title.set(color=t['fg'], fontsize=9.5, ha='left', x=0)
+    ax.tick_params(colors=t['dim'], labelsize=8, which='both'); ax.tick_params(which='minor', length=0); ax.title.set(color=t['fg'], fontsize=9.5, ha='left', x=0)
     ax.margins(x=.02)
     if not ax.has_data():
-        ax.text(.5, .5, 'no data yet', transform=ax.transAxes, ha='center', va='center', color=t['dim'], fontsize=9)
+        ax.text(.5, .5, 'no data', transform=ax.transAxes, ha='center', va='center', color=t['dim'], fontsize=9)
         ax.grid(False); ax.set_xticks([]); ax.set_yticks([])
 
-def _paper_lines(ax, t: dict):
-    "The papers' perplexities, for orientation."
-    for name, v in PAPER_PPL.items():
-        ax.axhline(v, color=t['dim'], lw=.9)
-        ax.annotate(f'{v} {name}', (1, v), xycoords=('axes fraction', 'data'), ha='right', va='bottom' if v > 60 else 'top',
-                    xytext=(0, 1 if v > 60 else -1), textcoords='offset points', fontsize=7.5, color=t['dim'])
+def _paper_lines(ax, cols: list, t: dict):
+    "The papers' perplexities, for orientation; their label stands where the runs' lines do not: at the end once these are below, else at the start."
+    for v in PAPER_PPL.values(): ax.axhline(v, color=t['dim'], lw=.9)
+    ends = [p[np.isfinite(p)][-1] for c in cols if np.isfinite(p := c['ppl']).any()]
+    right = bool(ends) and max(ends) < min(PAPER_PPL.values())
+    text = 'papers: ' + ' and '.join(f'{v:g}' for v in PAPER_PPL.values())
+    ax.annotate(text, (.99 if right else .01, max(PAPER_PPL.values())), xycoords=('axes fraction', 'data'), ha='right' if right else 'left', va='bottom',
+                xytext=(0, 1), textcoords='offset points', fontsize=8, color=t['dim'])
 
-def _axes(fig, cols: list)->dict:
-    "Axes by panel; learning rate and gradient norm share a place."
+def _axes(
+    fig, cols: list,   # the runs' columns: they say whether there is a row for the card's sensors
+    lines: int=1,      # lines of text above
+)->dict:
+    "Axes by panel, laid out in inches; learning rate and gradient norm share a place."
     gpu = any(np.isfinite(c[k]).any() for c in cols for k in ('gpu_temp_c', 'gpu_util', 'gpu_power_w'))
-    grid = fig.add_gridspec(3 if gpu else 2, 3, hspace=.5, wspace=.24, left=.05, right=.985, bottom=.06 if gpu else .085, top=.89 if gpu else .85)
-    pair = grid[1, 0].subgridspec(2, 1, hspace=.12)
+    rows, head, foot = 3 if gpu else 2, .5 + .22*lines, .5
+    high = head + rows*2 + (rows-1)*.6 + foot
+    fig.set_size_inches(11, high)
+    grid = fig.add_gridspec(rows, 3, hspace=.3, wspace=.22, left=.055, right=.985, bottom=foot/high, top=1-head/high)
+    pair = grid[1, 0].subgridspec(2, 1, hspace=.15)
     at = {panel_loss: grid[0, 0], panel_ppl: grid[0, 1], panel_bpb: grid[0, 2], panel_lr: pair[0], panel_grad: pair[1], panel_speed: grid[1, 1], panel_memory: grid[1, 2]}
     if gpu: at |= {panel_temp: grid[2, 0], panel_util: grid[2, 1], panel_power: grid[2, 2]}
     return {p: fig.add_subplot(g) for p, g in at.items()}
 
-# %% ../nbs/11_telemetry.ipynb #c086
-def _headline(name: str, c: dict)->str:
-    "A run in one line: steps, tokens, time, last and best figures."
-    def last(k): v = c[k][np.isfinite(c[k])]; return v[-1] if len(v) else None
-    parts = [(last('step'), '{:,.0f} steps'), (last('tokens'), '{:,.0f} tokens'), (last('elapsed_s'), '{:,.0f} s'), (last('val_ppl'), 'validation perplexity {:.4g}'),
-             (last('val_bits_per_byte'), '{:.3g} bits per byte'), (last('energy_wh'), '{:.3g} Wh')]
-    return f'{name}:  ' + (',  '.join(f.format(v) for v, f in parts if v is not None) or 'no steps yet')
+# %% ../nbs/11_telemetry.ipynb #c087
+def _time(s: float)->str: return f'{s:.1f} s' if s < 60 else f'{s//3600:.0f}:{s//60%60:02.0f}:{s%60:02.0f} h' if s >= 3600 else f'{s//60:.0f}:{s%60:02.0f} min'
 
-def _save(fig, out):
-    "Save atomically, in the format that the name's ending asks for."
-    out, buf = Path(out), io.BytesIO()
-    kind = out.suffix[1:].lower() or 'png'
-    if kind not in ('png', 'svg', 'pdf'): raise I3Error(f"{str(out)!r}: cannot draw a '.{kind}'; use .png, .svg or .pdf")
-    fig.savefig(buf, format=kind, dpi=130, facecolor=fig.get_facecolor())
-    write_atomic(out, buf.getvalue())
+def _headline(name: str, c: dict)->str:
+    "A run in one line: steps, tokens, time, last figures."
+    shown = dict(step='step {:,.0f}', tokens='{:,.0f} tokens', elapsed_s=_time, val_ppl='validation perplexity {:.4g}', val_bits_per_byte='{:.3g} bits per byte', energy_wh='{:.3g} Wh')
+    parts = [f.format(v[-1]) if isinstance(f, str) else f(v[-1]) for k, f in shown.items() if len(v := c[k][np.isfinite(c[k])])]
+    return f"{name}:  {'  ·  '.join(parts) or 'no steps yet'}"
+
+def figure_bytes(
+    fig,             # a matplotlib figure
+    kind='png',      # 'png', 'svg' or 'pdf'
+    dpi=130,
+    colors=None,     # for a PNG: reduce it to so many colours; 64 make it three times smaller
+)->bytes:
+    "A figure as the bytes of an image file."
+    buf = io.BytesIO()
+    fig.savefig(buf, format=kind, dpi=dpi, facecolor=fig.get_facecolor())
+    if kind != 'png' or not colors: return buf.getvalue()
+    from PIL import Image
+    small = io.BytesIO()
+    Image.open(buf).convert('RGB').quantize(colors, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
+    return small.getvalue()
+
+# %% ../nbs/11_telemetry.ipynb #c090
+def _finish(panel, ax, t: dict, x: str, span: tuple, one: bool):
+    "What an axes gets once all runs are drawn on it."
+    _style(ax, t)
+    if not ax.has_data(): return
+    ax.set_xlim(*span); ax.xaxis.set_major_locator(MaxNLocator(6)); ax.xaxis.set_major_formatter(EngFormatter(sep='') if x == 'tokens' else '{x:g}')
+    if panel is panel_lr: ax.tick_params(labelbottom=False)
+    elif ax.get_subplotspec().get_topmost_subplotspec().is_last_row(): ax.set_xlabel({'elapsed_s': 'seconds'}.get(x, x), fontsize=8.5, color=t['dim'])
+    if one and ax.get_legend_handles_labels()[0]: ax.legend(frameon=False, fontsize=8, labelcolor=t['fg'], loc='lower right' if panel in (panel_speed, panel_memory) else 'upper right')
+
+def _span(xs: list)->tuple:
+    "Common limits of the horizontal axis, a little wider than the data."
+    known = np.concatenate([v[np.isfinite(v)] for v in xs]) if xs else np.array([])
+    lo, hi = (known.min(), known.max()) if len(known) else (0., 1.)
+    pad = .02*(hi-lo) or .5
+    return lo-pad, hi+pad
 
 def plot_run(
     runs,            # a run folder, a metrics file or rows (dicts); or a list of folders and files, to compare
@@ -627,19 +691,17 @@ def plot_run(
     "Draw a run, or several in one figure."
     if x not in ('step', 'tokens', 'elapsed_s'): raise I3Error(f"plot_run: x={x!r} is unknown; use 'step', 'tokens' or 'elapsed_s'")
     if theme not in THEMES: raise I3Error(f"plot_run: theme={theme!r} is unknown; use {' or '.join(map(repr, THEMES))}")
+    kind = (Path(out).suffix[1:].lower() or 'png') if out is not None else 'png'
+    if kind not in ('png', 'svg', 'pdf'): raise I3Error(f"{str(out)!r}: cannot draw a '.{kind}'; use .png, .svg or .pdf")
     one = not isinstance(runs, (list, tuple)) or not runs or isinstance(runs[0], dict)
     data, t = [load_run(r) for r in ([runs] if one else runs)], THEMES[theme]
-    fig = Figure(figsize=(11, 5.6), dpi=72, facecolor=t['bg'])
-    axes = _axes(fig, [c for _, c in data])
-    if len(axes) > 7: fig.set_size_inches(11, 8.2)
-    for panel, ax in axes.items():
-        for i, (name, c) in enumerate(data): panel(ax, c, c[x], t['colors'] if one else [t['colors'][i % len(t['colors'])]]*2, t)
-        if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, t)
-        _style(ax, t)
-        if panel is panel_lr: ax.tick_params(labelbottom=False)
-        if one and panel in (panel_loss, panel_ppl, panel_memory) and ax.has_data(): ax.legend(frameon=False, fontsize=8, labelcolor=t['fg'])
-    axes[panel_memory].set_xlabel({'step': 'step', 'tokens': 'tokens', 'elapsed_s': 'seconds'}[x], fontsize=8, color=t['dim'])
-    for i, (name, c) in enumerate(data):
-        fig.text(.05 + (0 if one else .018), .965 - .034*i*(not one), _headline(name, c), fontsize=9.5, color=t['fg'] if one else t['colors'][i % len(t['colors'])], va='center')
-    if out is not None: _save(fig, out)
+    colors = [t['colors'][i % len(t['colors'])] for i in range(len(data))]
+    heads = [(_headline(n, c), t['fg'] if one else k) for (n, c), k in zip(data, colors)] + [('dashed: validation; for memory, the peak', t['dim'])]*(not one)
+    fig = Figure(dpi=72, facecolor=t['bg'])
+    for panel, ax in _axes(fig, [c for _, c in data], len(heads)).items():
+        for (_, c), k in zip(data, colors): panel(ax, c, c[x], t['colors'] if one else (k, k), t)
+        if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, [c for _, c in data], t)
+        _finish(panel, ax, t, x, _span([c[x] for _, c in data]), one)
+    for i, (text, color) in enumerate(heads): fig.text(.055, 1-(.22+.22*i)/fig.get_figheight(), text, fontsize=10, color=color, va='center')
+    if out is not None: write_atomic(out, figure_bytes(fig, kind))
     return fig
