@@ -19,6 +19,8 @@ NBS, SITE, WORK = CFG.nbs_path, CFG.doc_path, CFG.config_path/'_proc'
 INDEX = NBS/CFG.readme_nb
 MADE = '<!-- Made from nbs/index.ipynb by `make readme`: edit the notebook, not this file. -->\n'
 
+PYTHON = {'language_info': {'name': 'python'}}
+
 # A reader of our pages sees the code of the exported cells, so nbdev's replacement of it by signatures is left out.
 LEFT_OUT = {'add_show_docs', 'exec_show_docs', 'clean_show_doc', 'rm_export', 'mv_exports', 'add_fold', 'insert_warning', 'add_links'}
 
@@ -42,7 +44,7 @@ def markdown_cells(path, edit=lambda source: source, above=lambda cell: None):
     nb = processed(path)
     for cell in nb.cells:
         source = cell.get('source') or ''
-        if not source.strip(): continue
+        if not source.strip() or 'default_exp' in (cell.get('directives_') or {}): continue
         if cell.cell_type == 'raw': yield nbformat.v4.new_markdown_cell(edit(title_cell(nb.frontmatter_)))
         elif cell.cell_type == 'markdown': yield nbformat.v4.new_markdown_cell(edit(source))
         else:
@@ -53,7 +55,7 @@ def markdown_cells(path, edit=lambda source: source, above=lambda cell: None):
 def to_markdown(cells, files):
     "`cells` as Markdown, and their pictures as {name: bytes}; `files` is the pictures' folder in links"
     exporter = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True)
-    text, found = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=list(cells)), {'output_files_dir': files})
+    text, found = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=list(cells), metadata=PYTHON), {'output_files_dir': files})
     text = re.sub(r'\n{3,}', '\n\n', '\n'.join(line.rstrip() for line in text.splitlines())).strip()+'\n'
     return text, {Path(name).name: data for name, data in found.get('outputs', {}).items()}
 
@@ -182,7 +184,8 @@ def write_page(path, formulas, lookup):
     return re.search(r'^# (.*)', text, re.MULTILINE)[1], page_of(path).as_posix()
 
 STYLE = """.exported { color: gray; font-size: .75em; text-align: right; margin: 0 0 -.9em; }
-.md-typeset table:not([class]) { font-size: .7rem; }
+.md-grid { max-width: 72rem; }
+.md-typeset td code { white-space: nowrap; }
 math[display=block] { margin: 1em 0; overflow-x: auto; }
 """
 
@@ -204,7 +207,8 @@ def site():
     pages = [write_page(path, formulas, lookup) for path in paths]
     (WORK/'docs'/'style.css').write_text(STYLE, encoding='utf-8')
     (WORK/'mkdocs.yml').write_text(site_config(pages), encoding='utf-8')
-    made = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--quiet', '--clean', '-f', WORK/'mkdocs.yml'])
+    made = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--quiet', '--clean', '-f', WORK/'mkdocs.yml'],
+                          env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'})
     if made.returncode: return made.returncode
     for path in [*SITE.rglob('*.html'), *SITE.rglob('search_index.json')]: formulas.put(path)
     print(f'{len(pages)} pages in {SITE.relative_to(ROOT)}: open {(SITE/"index.html").relative_to(ROOT)}')

@@ -3,7 +3,7 @@
 Usage: python .ci/test.py [PATTERN ...] [--flags "slow"] [--jobs 2] [--timeout 600]
 A notebook counts as passed only if at least one of its code cells ran and none failed; one whose cells are all
 skipped counts as skipped. Nothing in the tree is changed. Exit status: 0 only if something passed and nothing failed."""
-import argparse, configparser, filecmp, json, os, shutil, signal, subprocess, sys, tempfile, time
+import argparse, configparser, filecmp, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from collections import deque
 from pathlib import Path
 
@@ -22,8 +22,15 @@ def made_files(root):
     names = [p.relative_to(root) for p in found]
     return sorted(n for n in names if not any(part[0] in '.' or part == '__pycache__' for part in n.parts))
 
+def is_json(path):
+    try: json.loads(path.read_text(encoding='utf-8'))
+    except ValueError: return False
+    return True
+
 def check_export():
     "export and clean change nothing"
+    broken = [f'{n} is not valid JSON: git checkout or mend it' for n in made_files(ROOT) if n.suffix == '.ipynb' and not is_json(ROOT/n)]
+    if broken: return broken
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in [*made_files(ROOT), 'settings.ini', 'pyproject.toml']:
@@ -65,18 +72,24 @@ CHECKS = [check_export, check_readme, check_settings]
 def run_notebook(path, flags, report):
     "Run `path` as nbdev_test does and write to `report` what happened"
     import nbdev.test
-    seen = dict(ran=0, cell=None, source='')
+    seen = dict(ran=0, cell=None, source='', said=[])
     class CountingShell(nbdev.test.CaptureShell):
         "nbdev's shell, which also remembers the cell that it is in"
         def cell(self, cell, *args, **kwargs):
             if cell.cell_type == 'code' and cell.source.strip():
                 seen.update(ran=seen['ran']+1, cell=f'{cell.idx_+1} (id {cell.get("id")})', source=cell.source)
-            return super().cell(cell, *args, **kwargs)
+            super().cell(cell, *args, **kwargs)
+            seen['said'] += skips(cell)
     nbdev.test.CaptureShell = CountingShell
     started = time.time()
     passed, _ = nbdev.test.test_nb(path, skip_flags=CFG['tst_flags'].split(), force_flags=flags, basepath=ROOT)
     seen.update(passed=passed, seconds=time.time()-started)
     report.write_text(json.dumps(seen), encoding='utf-8')
+
+def skips(cell):
+    "The lines that `cell` printed to say that it left something out: those that start with `skipped`"
+    streams = (''.join(o.get('text', '')) for o in cell.get('outputs') or [] if o.get('output_type') == 'stream')
+    return [line for text in streams for line in text.splitlines() if line.lower().startswith('skipped')]
 
 def code_cells(path):
     "How many code cells with code in them `path` has"
@@ -111,14 +124,19 @@ class Job:
             self.stop()
             return 'failed', seconds, f'still running after {self.timeout} s: stopped', ''
         self.stop()
-        log = self.log.read_text(encoding='utf-8', errors='replace')
+        log = own_frames(self.log.read_text(encoding='utf-8', errors='replace'))
         if not self.report.exists():
             return 'failed', seconds, f'its process ended with status {self.process.returncode} before the notebook did', log
         r = json.loads(self.report.read_text(encoding='utf-8'))
         skipped = code_cells(self.path)-r['ran']
         if not r['passed']: return 'failed', seconds, f'cell {r["cell"]} raises', f'{r["source"]}\n{"-"*75}\n{log}'
         if not r['ran']: return 'skipped', seconds, 'no code cell to run', ''
-        return 'passed', seconds, f'{r["ran"]} cells'+(f', {skipped} skipped' if skipped > 0 else ''), ''
+        return 'passed', seconds, f'{r["ran"]} cells'+(f', {skipped} skipped' if skipped > 0 else ''), '\n'.join(r['said'])
+
+def own_frames(log):
+    "The `log` without those lines of a traceback that are about the machinery that runs notebooks"
+    frame = r'  File ".*/(?:nbdev|execnb|IPython)/[^\n]*\n(?:    [^\n]*\n)*'
+    return re.sub(frame, '', log)
 
 class Board:
     "Prints verdicts as they come and counts them"
