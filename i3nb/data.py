@@ -16,12 +16,13 @@ import hashlib, itertools, json, os, random, re, shutil, socket, sys, threading,
 from array import array
 from bisect import bisect_right
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
-from fastcore.script import call_parse, Param
+from fastcore.basics import patch
+from fastcore.script import call_parse
 from tqdm import tqdm
 from .core import I3Error, user_errors, write_atomic
 from .tokenizer import ChunkTokenizer
@@ -174,7 +175,7 @@ def hub_docs(
         for row in rows:
             text = _row_text(row, repr(repo)) or ''
             yield (tidy_chat(text) if chat else text), 1
-    except (I3Error, GeneratorExit): raise
+    except I3Error: raise
     except Exception as e: raise I3Error(f'data: {repo!r} (split {split!r}) failed: {_hub_reason(e)}{remedy}') from e
 
 # %% ../nbs/02_data.ipynb #c028
@@ -513,6 +514,7 @@ class Prepared:
         path = Path(path)
         if not (path/'meta.json').is_file(): raise I3Error(f'data: {str(path)!r} holds no prepared data; run i3nb_tokenize first')
         meta = json.loads((path/'meta.json').read_text())
+        if meta.get('format') != FORMAT: raise I3Error(f'data: {str(path)!r} was prepared by another version of i3nb; prepare the data again')
         streams = [[TokenStream.open(path, s, meta['dtype'], s['name']) for s in meta[side] if s['tokens']] for side in ('sources', 'val')]
         return cls(path, meta, *streams, ChunkTokenizer.load(path/'tokenizer'), reused)
 
@@ -593,32 +595,36 @@ class Splitter:
             if budget and used >= budget: return
 
 # %% ../nbs/02_data.ipynb #c068
-def _train_tokenizer(plan, split):
+def _train_tokenizer(plan, split, progress):
     "Train a tokenizer on the beginning of each source's training documents."
+    budget = plan.tokenizer_mb*1e6/len(plan.sources)          # characters a source
+    bar = tqdm(desc='training the tokenizer', unit='B', unit_scale=True, disable=not progress, mininterval=.3)
     def texts():
         for val in plan.val_sources:
-            for _ in split.docs(val, 'val'): pass              # learn what to keep out
+            for _ in split.docs(val, 'val'): pass             # learn what to keep out
         for source in plan.sources:
-            left = plan.tokenizer_mb*1e6/len(plan.sources)
+            used = 0
             for text, where, _ in split.docs(source):
-                if where == 'train': yield text; left -= len(text)
-                if left <= 0: break
-    docs = texts()
-    first = next(docs, None)
-    if first is None: raise _nothing_left(plan.sources[0].name, split)
-    return ChunkTokenizer.train(itertools.chain([first], docs), vocab_size=plan.vocab_size)
+                if where == 'train': yield text; used += len(text); bar.update(len(text))
+                if used > budget: break
+    with bar:
+        docs = texts()
+        first = next(docs, None)
+        if first is None: raise _nothing_left(plan.sources[0].name, split)
+        return ChunkTokenizer.train(itertools.chain([first], docs), vocab_size=plan.vocab_size)
 
 def _nothing_left(name, split):
     "The error for a source without a training document, and why it has none."
     if split.least < 2**64: return I3Error(f'data: all documents of {name!r} fall to validation, as there are too few; give --val_data, or part documents by blank lines')
     return I3Error(f'data: {name!r} has no text left to train on ({split.empty} empty documents, {split.leaks} also in validation); give other data')
 
+# %% ../nbs/02_data.ipynb #c070
 def _encode_source(source, side, split, writers, tok, progress):
-    "Encode one source's documents, in batches, into the writers of their side."
+    "Encode one source's documents into the writers of their side."
     bar = tqdm(total=source.total, desc=f'tokenizing {Path(source.name).name}', unit='B' if source.kind == 'files' else 'doc',
                unit_scale=True, disable=not progress, mininterval=.3)
+    docs, done = split.docs(source, side), False
     with bar:
-        docs, done = split.docs(source, side), False
         while not done:
             batch, size, cost = {'train': [], 'val': []}, 0, 0
             for text, where, c in docs:
@@ -628,7 +634,6 @@ def _encode_source(source, side, split, writers, tok, progress):
             for where, texts in batch.items():
                 if texts: writers[where].add(tok.encode_batch(texts))
             bar.update(round(cost))
-        if progress and source.total: bar.update(max(0, source.total - bar.n))
 
 def _entry(source, writer, **more):
     "One source's line in `meta.json`."
@@ -638,7 +643,7 @@ def _entry(source, writer, **more):
 def _build(plan, folder, limit, progress):
     "Write all shards of a plan into `folder`; returns the meta data, and the `Splitter` with its counts."
     split = Splitter(plan, limit)
-    tok = plan.tokenizer or _train_tokenizer(plan, split)
+    tok = plan.tokenizer or _train_tokenizer(plan, split, progress)
     split = Splitter(plan, limit)
     dtype = 'uint16' if tok.vocab_size <= 1 << 16 else 'uint32'
     new = lambda stem: ShardWriter(folder, stem, tok.eot_id, dtype, plan.shard_tokens)
@@ -654,7 +659,7 @@ def _build(plan, folder, limit, progress):
     tok.save(folder/'tokenizer')
     return meta | dict(dtype=dtype, vocab_size=tok.vocab_size, tokenizer_fingerprint=tok.fingerprint, empty_docs=split.empty, dropped=split.leaks), split
 
-# %% ../nbs/02_data.ipynb #c070
+# %% ../nbs/02_data.ipynb #c072
 @contextmanager
 def _fresh_folder(final):
     "A temporary folder beside `final`, renamed to it at the end; removed if anything goes wrong."
@@ -691,7 +696,7 @@ def _check_meta(meta, plan, split):
     for s in meta['val']:
         if plan.val_sources and not s['docs']: raise I3Error(f"data: the validation data {s['name']!r} have no text; give other --val_data")
 
-# %% ../nbs/02_data.ipynb #c071
+# %% ../nbs/02_data.ipynb #c073
 def prepare(
     spec: str,                       # data spec, see the table above
     tokenizer: ChunkTokenizer=None,  # None: one is trained on the training documents
@@ -721,7 +726,7 @@ def prepare(
         write_atomic(work/'meta.json', json.dumps(meta, indent=1) + '\n')
     return Prepared.load(final, reused=False)
 
-# %% ../nbs/02_data.ipynb #c084
+# %% ../nbs/02_data.ipynb #c090
 M64 = (1 << 64) - 1
 
 def mix(*numbers: int)->int:
@@ -748,7 +753,7 @@ def shuffled(
         i = l << half | r
         if i < n: return i
 
-# %% ../nbs/02_data.ipynb #c087
+# %% ../nbs/02_data.ipynb #c093
 PERIOD = 4096   # windows in a mixing period
 
 def mixing_pattern(
@@ -759,11 +764,12 @@ def mixing_pattern(
     if len(weights) == 1: return np.zeros(1, np.int64)
     share = np.array(weights, np.float64)*PERIOD/sum(weights)
     count = np.maximum(1, np.floor(share)).astype(int)
-    for s in np.argsort(np.floor(share) - share, kind='stable'): count[s] += count.sum() < PERIOD
+    for s in np.argsort(np.floor(share) - share, kind='stable'): count[s] += count.sum() < PERIOD     # largest remainders first
     while count.sum() > PERIOD: count[count.argmax()] -= 1
     flat = np.repeat(np.arange(len(weights)), count)
     return flat[[shuffled(i, len(flat), mix(seed, 1)) for i in range(len(flat))]]
 
+# %% ../nbs/02_data.ipynb #c096
 class Batches:
     "Endless training batches `(x, y)`, int64 (b, t), whose order is a pure function of the seed and the step."
     def __init__(self,
@@ -801,39 +807,49 @@ class Batches:
         key = mix(self.seed, 2, s, epoch)
         return s, epoch, key % len(self.streams[s]) + shuffled(i, self.per_epoch[s], key)*self.t
 
-    def at(self, step: int)->tuple:
-        "Batch number `step` (this rank's rows): x, y, each (b/world, t)."
-        rows = self.b//self.world
-        first = step*self.b + self.rank*rows
-        ids = np.stack([self.streams[s].read(start, self.t + 1) for s, _, start in map(self.place, range(first, first + rows))])
-        ids = torch.from_numpy(ids)                                          # (b, t+1)
-        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()             # (b, t) each
+# %% ../nbs/02_data.ipynb #c099
+@patch
+def at(self: Batches, step: int)->tuple:
+    "Batch number `step` (this rank's rows): x, y, each (b/world, t)."
+    rows = self.b//self.world
+    first = step*self.b + self.rank*rows
+    ids = np.stack([self.streams[s].read(start, self.t + 1) for s, _, start in map(self.place, range(first, first + rows))])
+    ids = torch.from_numpy(ids)                                          # (b, t+1)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()             # (b, t) each
 
-    def __iter__(self): return self
-    def __next__(self):
-        out = self.at(self.next); self.next += 1
-        return out
+@patch
+def __iter__(self: Batches): return self
 
-    @property
-    def epoch(self):
-        "How often the sources were read, weighted by size: tokens served / tokens there."
-        return self.next*self.b*self.t/sum(map(len, self.streams))
+@patch
+def __next__(self: Batches):
+    out = self.at(self.next); self.next += 1
+    return out
 
-    def identity(self)->dict:
-        "What must be the same for a resumed run to see the same batches."
-        return dict(batch_size=self.b, seq_len=self.t, seed=self.seed, tokens=[len(s) for s in self.streams], pattern=mix(*self.pattern.tolist()))
+@patch(as_prop=True)
+def epoch(self: Batches)->float:
+    "How often the data were read: tokens served / tokens there."
+    return self.next*self.b*self.t/sum(map(len, self.streams))
 
-    def state_dict(self)->dict:
-        "The position, as plain JSON: the next step, and what it counts on."
-        return dict(step=self.next, **self.identity())
+# %% ../nbs/02_data.ipynb #c105
+@patch
+def identity(self: Batches)->dict:
+    "What must be the same for a resumed run to see the same batches; sources by length and a sample of their ids."
+    taste = [mix(*s.read(0, 64).tolist(), *s.read(len(s)//2, 64).tolist()) for s in self.streams]
+    return dict(batch_size=self.b, seq_len=self.t, seed=self.seed, tokens=[len(s) for s in self.streams], order=f'{mix(*self.pattern.tolist(), *taste):016x}')
 
-    def load_state_dict(self, state: dict):
-        "Continue at the saved position. Raises `I3Error` where data or settings are others."
-        for k, v in self.identity().items():
-            if state.get(k) != v: raise I3Error(f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={v}; use the same data and settings, or another --out')
-        self.next = state['step']
+@patch
+def state_dict(self: Batches)->dict:
+    "The position, as plain JSON: the next step, and what it counts on."
+    return dict(step=self.next, **self.identity())
 
-# %% ../nbs/02_data.ipynb #c096
+@patch
+def load_state_dict(self: Batches, state: dict):
+    "Continue at the saved position. Raises `I3Error` where data or settings are others."
+    for k, v in self.identity().items():
+        if state.get(k) != v: raise I3Error(f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={v}; use the same data and settings, or another --out')
+    self.next = state['step']
+
+# %% ../nbs/02_data.ipynb #c108
 class EvalBatch(NamedTuple):
     "A batch of whole documents, or the next windows of the batch before."
     x: torch.Tensor     # (b, t) int64 inputs
@@ -882,7 +898,7 @@ def target_bytes(
     "How many bytes of lower-cased text the targets stand for."
     return int(np.asarray(byte_lengths)[y[y >= 0].numpy()].sum())
 
-# %% ../nbs/02_data.ipynb #c108
+# %% ../nbs/02_data.ipynb #c120
 def summary(p: Prepared)->dict:
     "What was prepared, as plain JSON: the folder, and documents, tokens, bytes per token and licence of each part."
     parts = []
