@@ -616,14 +616,10 @@ def _style(ax, t: dict):
         ax.text(.5, .5, 'no data', transform=ax.transAxes, ha='center', va='center', color=t['dim'], fontsize=9)
         ax.grid(False); ax.set_xticks([]); ax.set_yticks([])
 
-def _paper_lines(ax, cols: list, t: dict):
-    "The papers' perplexities, for orientation; their label stands where the runs' lines do not: at the end once these are below, else at the start."
+def _paper_lines(ax, t: dict):
+    "The papers' perplexities, for orientation; said below the axis, where no run's line can cross it."
     for v in PAPER_PPL.values(): ax.axhline(v, color=t['dim'], lw=.9)
-    ends = [p[np.isfinite(p)][-1] for c in cols if np.isfinite(p := c['ppl']).any()]
-    right = bool(ends) and max(ends) < min(PAPER_PPL.values())
-    text = 'papers: ' + ' and '.join(f'{v:g}' for v in PAPER_PPL.values())
-    ax.annotate(text, (.99 if right else .01, max(PAPER_PPL.values())), xycoords=('axes fraction', 'data'), ha='right' if right else 'left', va='bottom',
-                xytext=(0, 1), textcoords='offset points', fontsize=8, color=t['dim'])
+    ax.set_xlabel(f"grey: the papers' {' and '.join(f'{v:g}' for v in PAPER_PPL.values())}", fontsize=8, color=t['dim'], loc='right', labelpad=1)
 
 def _axes(
     fig, cols: list,   # the runs' columns: they say whether there is a row for the card's sensors
@@ -700,7 +696,7 @@ def plot_run(
     fig = Figure(dpi=72, facecolor=t['bg'])
     for panel, ax in _axes(fig, [c for _, c in data], len(heads)).items():
         for (_, c), k in zip(data, colors): panel(ax, c, c[x], t['colors'] if one else (k, k), t)
-        if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, [c for _, c in data], t)
+        if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, t)
         _finish(panel, ax, t, x, _span([c[x] for _, c in data]), one)
     for i, (text, color) in enumerate(heads): fig.text(.055, 1-(.22+.22*i)/fig.get_figheight(), text, fontsize=10, color=color, va='center')
     if out is not None: write_atomic(out, figure_bytes(fig, kind))
