@@ -73,12 +73,12 @@ def _expert_forward(x, w1, b1, w2, b2):
 
 def _expert_backward(x, a, dy, w1, w2, dw1, db1, dw2, db2, dx):
     "Gradients of one expert, written into the last five arguments."
-    torch.mm(F.gelu(a).t(), dy, out=dw2) if dw2.dtype == dy.dtype else dw2.copy_(F.gelu(a).t()@dy)
-    torch.sum(dy, 0, dtype=db2.dtype, out=db2)
+    dw2.copy_(F.gelu(a).t()@dy)
+    db2.copy_(dy.sum(0))
     da = dy@w2.t()                                   # (rows, f)
     torch.ops.aten.gelu_backward.grad_input(da, a, grad_input=da)
-    torch.mm(x.t(), da, out=dw1) if dw1.dtype == da.dtype else dw1.copy_(x.t()@da)
-    torch.sum(da, 0, dtype=db1.dtype, out=db1)
+    dw1.copy_(x.t()@da)                              # (d, f), into its place in the stack
+    db1.copy_(da.sum(0))
     torch.mm(da, w1.t(), out=dx)
 
 # %% ../nbs/06_moe.ipynb #c015
@@ -97,7 +97,7 @@ class ExpertFFN(torch.autograd.Function):
         y = torch.cat(outs)                                        # (rows, d)
         ctx.save_for_backward(x, weights, w1, w2, src, pos, y, *acts)
         ctx.sizes, ctx.dtype = sizes, dtype
-        return (y[pos]*weights.unsqueeze(-1)).sum(1).to(dtype)      # (n, k, d) -> (n, d)
+        return sum(y[r]*w.unsqueeze(-1) for r, w in zip(pos.T, weights.T)).to(dtype)  # (n, d)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -117,7 +117,7 @@ class ExpertFFN(torch.autograd.Function):
                 _expert_backward(xs[r], next(acts), dy[r], v1[e], v2[e], *[g[e] for g in grads], dx[r])
             else:
                 for g in grads: g[e].zero_()                        # nobody came: no gradient
-        return dx[pos].sum(1).to(x.dtype), dweights, *grads, None, None
+        return sum(dx[r] for r in pos.T).to(x.dtype), dweights, *grads, None, None
 
 # %% ../nbs/06_moe.ipynb #c020
 def balance_loss(
