@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLANK', 'PUNCT', 'MAX_WORD', 'SEGMENT', 'EOT', 'PAD', 'CAP', 'UP', 'FORMAT', 'VERSION', 'FILE', 'MAX_CACHED',
-           'MAX_UNIT', 'kind', 'segments_ref', 'char_class', 'segment_pattern', 'cut', 'blocks', 'PieceCounter',
-           'select', 'to_bytes', 'Cache', 'ChunkTokenizer', 'lenient', 'unfinished', 'Stream', 'raised', 'CaseState',
-           'read_rules']
+           'MAX_UNIT', 'HF_CUT', 'kind', 'segments_ref', 'char_class', 'segment_pattern', 'cut', 'blocks',
+           'PieceCounter', 'select', 'to_bytes', 'Cache', 'ChunkTokenizer', 'lenient', 'unfinished', 'Stream', 'raised',
+           'CaseState', 'read_rules', 'byte_letters']
 
 # %% ../nbs/01_tokenizer.ipynb #c003
 import codecs, hashlib, json, re
@@ -76,14 +76,13 @@ def cut(
     segment: str, # from `segments_ref`
 )->list:          # its chunks: at most 3 characters each, joined they give `segment`
     "Cut one segment into chunks. This is the whole rule; it knows no vocabulary."
-    n = len(segment)
-    i = 1 if segment[0] == ' ' else 0
-    if n - i <= 2: return [segment]
-    out, i = [segment[:i + 1]], i + 1
-    while i < n:
-        k = 2 if n - i in (2, 4) else 3
-        out.append(segment[i:i + k]); i += k
-    return out
+    if segment == ' ': return [segment]
+    bare = segment[0] != ' '
+    s, out, i = ' '*bare + segment, [], 0
+    while i < len(s):
+        k = 2 if len(s) - i in (2, 4) else 3
+        out.append(s[i:i + k]); i += k
+    return [out[0][bare:], *out[1:]]
 
 # %% ../nbs/01_tokenizer.ipynb #c018
 def blocks(
@@ -118,16 +117,16 @@ def add(self: PieceCounter,
     first = True
     for block in blocks(text):
         units = block.split(' ')
-        if first: self._cut(units.pop(0), 1, '')
+        if first:
+            for segment in SEGMENT.findall(units.pop(0).lower()): self._cut(segment, 1)
         first = False
         self.units.update(units)
         self.seen += len(block); self.n_bytes += len(block.encode('utf-8', 'surrogatepass'))
         if len(self.units) > self.max_units or self.seen > self.max_chars: self.fold()
 
 @patch
-def _cut(self: PieceCounter, unit, count, space=' '):
-    for segment in SEGMENT.findall((space + unit).lower()):
-        for piece in cut(segment): self.pieces[piece] += count
+def _cut(self: PieceCounter, segment, count):
+    for piece in cut(segment): self.pieces[piece] += count
     if len(self.pieces) > self.max_pieces: self._prune()
 
 @patch
@@ -141,7 +140,10 @@ def _prune(self: PieceCounter):
 def fold(self: PieceCounter)->Counter: # the chunk table
     "Cut the units counted so far into chunks, and empty the table of units."
     units, self.units, self.seen = self.units, Counter(), 0
-    for unit, count in units.items(): self._cut(unit, count)
+    segments = Counter()
+    for unit, count in units.items():
+        for segment in SEGMENT.findall((' ' + unit).lower()): segments[segment] += count
+    for segment, count in segments.items(): self._cut(segment, count)
     return self.pieces
 
 # %% ../nbs/01_tokenizer.ipynb #c023
@@ -233,7 +235,7 @@ def encode_ref(self: ChunkTokenizer,
 def _spell_segment(self: ChunkTokenizer, segment): return [i for chunk in cut(segment) for i in self.spell(chunk)]
 
 @patch
-def _unit(self: ChunkTokenizer, unit): 
+def _unit(self: ChunkTokenizer, unit):
     if self.case_markers: ids = self._mark_case(unit)
     else: ids = [i for segment in SEGMENT.findall(unit.lower()) for i in self._segments[segment]]
     return np.array(ids, dtype=self.dtype).tobytes()
@@ -304,7 +306,7 @@ class Stream:
         return self.case.apply(text) if self.case else text
 
 # %% ../nbs/01_tokenizer.ipynb #c041
-def raised(c): 
+def raised(c):
     "The capital of a character, where that is a single one; else the character."
     u = c.upper()
     return u if len(u) == 1 else c
@@ -313,7 +315,7 @@ class CaseState:
     "Puts capitals back, while text and markers come in, in order."
     def __init__(self): self.mark, self.left = None, 0
 
-    def apply(self, 
+    def apply(self,
         text,       # lower-case text that stands before `mark`
         mark=None,  # the marker that follows it, or None
     ):
@@ -370,7 +372,8 @@ def decode(self: ChunkTokenizer,
     "Ids back to text. `decode(encode(t)) == t.lower()` for every string."
     ids = np.asarray(ids).tolist() if not isinstance(ids, list) else ids
     if not self.case_markers:
-        return b''.join(map(self.piece, ids)).decode('utf-8', 'i3nb.lenient')
+        if ids: self.piece(min(ids)), self.piece(max(ids))              # both in range, so all are
+        return b''.join(map(self.pieces.__getitem__, ids)).decode('utf-8', 'i3nb.lenient')
     s = self.stream()
     return ''.join([s.push(i) for i in ids] + [s.end()])
 
@@ -405,7 +408,7 @@ def _rules(self: ChunkTokenizer):
 
 @patch(as_prop=True)
 def fingerprint(self: ChunkTokenizer):
-    "SHA-256 (hex) of rules and vocabulary: equal if and only if all ids are equal."
+    "SHA-256 (hex) of rules and vocabulary."
     rules = dict(self._rules(), pattern=SEGMENT.pattern)
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
@@ -448,3 +451,35 @@ def load(cls: ChunkTokenizer,
     if d.get('fingerprint') != tok.fingerprint:
         raise I3Error(f'{path} was changed after it was written (its fingerprint does not fit); restore the original file')
     return tok
+
+# %% ../nbs/01_tokenizer.ipynb #c058
+def byte_letters():
+    "The letter by which Hugging Face's `ByteLevel` writes each byte."
+    plain = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
+    rest = [b for b in range(256) if b not in plain]
+    return {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(rest)}}
+
+HF_CUT = r'(?m)\A ?..(?!.\z)|\A ?.|...(?!.\z)|..'     # `cut`, for the engine that `tokenizers` uses
+
+@patch
+def to_hf(self: ChunkTokenizer,
+    lower=True,   # lower-case in Rust; False: the caller gives lower-case text, and the ids are always the same
+):                # transformers.PreTrainedTokenizerFast
+    "This tokenizer for `transformers`, with the same ids."
+    if self.case_markers: raise I3Error('case_markers=True cannot be expressed in Hugging Face tokenizers; train without case markers')
+    try:
+        from tokenizers import Tokenizer, Regex, decoders, models, normalizers, pre_tokenizers as pre
+        from transformers import PreTrainedTokenizerFast
+    except ImportError as e: raise I3Error(f'{e.name} is not installed; pip install transformers') from None
+    letters = byte_letters()
+    vocab = {s: i for i, s in enumerate(self.specials)}
+    vocab.update((''.join(letters[b] for b in p), i) for i, p in enumerate(self.pieces) if p)
+    hf = Tokenizer(models.WordPiece(vocab, unk_token=EOT, continuing_subword_prefix='', max_input_chars_per_word=100))
+    if lower: hf.normalizer = normalizers.Lowercase()
+    hf.pre_tokenizer = pre.Sequence([pre.Split(Regex(segment_pattern('\\x{{{:x}}}')), 'isolated'), pre.Split(Regex(HF_CUT), 'isolated'),
+                                     pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    hf.decoder = decoders.ByteLevel()
+    hf.add_special_tokens(self.specials)
+    hf.encode_special_tokens = True                       # '<|endoftext|>' in a text is text
+    return PreTrainedTokenizerFast(tokenizer_object=hf, bos_token=EOT, eos_token=EOT, pad_token=PAD,
+                                   clean_up_tokenization_spaces=False, split_special_tokens=True)
