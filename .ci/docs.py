@@ -67,21 +67,22 @@ def plain(output):
     if 'data' in output: output['data'] = {k: join(v) for k, v in output['data'].items()}
     return output
 
-LINK = re.compile(r'(!?\[[^\]]*\]\()([^)\s]+)(\))')
+CODE = r'```.*?```|`[^`\n]*`'
+# A link's text may itself be code, so links are looked for before code.
+LINK = re.compile(rf'(!?\[[^\]\n]*\]\()([^)\s]+)(\))|{CODE}', re.DOTALL)
 
 def relink(text, new_target):
-    "`text` with the target of each relative link replaced by `new_target(target)`"
-    def one(match):
-        target = match[2]
-        if re.match(r'[a-z]+:|#', target): return match[0]
-        return match[1]+new_target(target)+match[3]
-    return LINK.sub(one, text)
+    "`text` with the target of each link replaced by `new_target(target)`; code is left alone"
+    return LINK.sub(lambda m: m[1]+new_target(m[2])+m[3] if m[2] else m[0], text)
+
+def is_outside(target): return bool(re.match(r'[a-z]+:|#', target))
 
 
 # --- README.md ---
 
 def from_root(target):
     "A link that holds in nbs/, as it must be in the top folder"
+    if is_outside(target): return target
     return Path(os.path.normpath(Path(CFG.nbs_path.name)/target)).as_posix()
 
 def make_readme():
@@ -92,7 +93,7 @@ def make_readme():
 
 def dead_links(text):
     "Relative links of README.md that lead nowhere"
-    targets = (m[2].split('#')[0] for m in LINK.finditer(text) if not re.match(r'[a-z]+:|#', m[2]))
+    targets = (m[2].split('#')[0] for m in LINK.finditer(text) if m[2] and not is_outside(m[2]))
     return sorted({t for t in targets if not (ROOT/t).exists()})
 
 def readme(check=False):
@@ -114,7 +115,7 @@ def readme(check=False):
 
 class Formulas:
     "Takes LaTeX out of Markdown and puts MathML into the finished pages, which so need no script to show it"
-    pattern = re.compile(r'(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<block>.+?)\$\$'
+    pattern = re.compile(rf'(?P<code>{CODE})|\$\$(?P<block>.+?)\$\$'
                          r'|(?<![\\$\w])\$(?P<line>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?!\w)', re.DOTALL)
     def __init__(self): self.found = []
     def take(self, text): return self.pattern.sub(self.take_one, text)
@@ -164,7 +165,7 @@ def site_link(target, path):
     name, _, anchor = target.partition('#')
     anchor = anchor and '#'+anchor
     if name.startswith(home): return os.path.relpath(Path(name[len(home):]).with_suffix('.md'), here)+anchor
-    if re.match(r'[a-z]+:', name) or not name: return target
+    if is_outside(target): return target
     file = Path(os.path.normpath(path.parent/name))
     if file.suffix == '.ipynb' and file.exists(): return os.path.relpath(page_of(file), here)+anchor
     if file.is_relative_to(NBS) and file.exists(): return target
@@ -173,7 +174,7 @@ def site_link(target, path):
 def write_page(path, formulas, lookup):
     "Write the page of the notebook at `path` and its pictures; its title and its place"
     page = WORK/'docs'/page_of(path)
-    edit = lambda source: LINK.sub(lambda m: m[1]+site_link(m[2], path)+m[3], lookup.linkify(formulas.take(source)))
+    edit = lambda source: relink(lookup.linkify(formulas.take(source)), lambda target: site_link(target, path))
     module = module_of(path)
     text, pictures = to_markdown(markdown_cells(path, edit, lambda cell: exported_mark(module, cell)), f'{page.stem}_files')
     page.parent.mkdir(parents=True, exist_ok=True)
