@@ -159,7 +159,7 @@ def page_of(path):
     return Path(_nbpath2html(path.relative_to(NBS))).with_suffix('.md')
 
 def site_link(target, path):
-    "A link that holds in the notebook at `path`, as it must be on the site"
+    "A link that holds in the notebook at `path`, as it must be on the site; a picture goes along, other files stay in the repository"
     home = f'{CFG.doc_host}{CFG.doc_baseurl}/'
     here = page_of(path).parent
     name, _, anchor = target.partition('#')
@@ -168,7 +168,11 @@ def site_link(target, path):
     if is_outside(target): return target
     file = Path(os.path.normpath(path.parent/name))
     if file.suffix == '.ipynb' and file.exists(): return os.path.relpath(page_of(file), here)+anchor
-    if file.is_relative_to(NBS) and file.exists(): return target
+    if file.suffix in ('.png', '.svg', '.jpg', '.gif') and file.is_relative_to(NBS) and file.exists():
+        copy = WORK/'docs'/file.relative_to(NBS)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        return target
     return f'{CFG.git_url}/blob/{CFG.branch}/{os.path.relpath(file, ROOT)}'
 
 def write_page(path, formulas, lookup):
