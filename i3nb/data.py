@@ -145,7 +145,7 @@ def hub_problem(
         except Exception as e: answer.append(_hub_reason(e))
     thread = threading.Thread(target=ask, daemon=True)
     thread.start(); thread.join(timeout + 1)
-    return answer[0] if answer else f'no answer in {timeout:g} s'
+    return answer[0] if answer else f'the hub gave no answer in {timeout:g} s'
 
 def _hub_reason(e):
     "One short phrase for an exception of the hub's libraries."
@@ -156,19 +156,26 @@ def _hub_reason(e):
     return known.get(name) or net + ((str(e).splitlines() or [''])[0][:90].rstrip('.') or name)
 
 # %% ../nbs/02_data.ipynb #c025
+def _hub_library():
+    "The `datasets` module, told to give up early and, at this moment, whether it may use the network."
+    import datasets, huggingface_hub.constants as constants
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = hub_offline()     # else it counts only before the first import
+    for key in dir(datasets.config):
+        if key.startswith('STREAMING_') and key.endswith('_RETRIES'): setattr(datasets.config, key, 3)
+    return datasets
+
 def hub_docs(
     repo: str,               # hub id, or a local folder in the hub's format
     split: str='train',      # which split
     streaming: bool=False,   # read while downloading, keep nothing
 ):
     "Yield `(document, 1)` for each row of a hub data set. Raises `I3Error` at once where the hub does not answer."
-    remedy = "; connect, or set HF_HUB_OFFLINE=1 if it is in your hub cache, or give a local file, or --data synthetic"
+    way = 'unset HF_HUB_OFFLINE to download it' if hub_offline() else 'connect, or set HF_HUB_OFFLINE=1 if it is in your hub cache'
+    remedy = f'; {way}, or give a local file, or --data synthetic'
     problem = None if Path(repo).exists() else hub_problem(repo)
     if problem: raise I3Error(f'data: {repo!r} is no file or folder here, and {problem}{remedy}')
     try:
-        import datasets
-        for key in dir(datasets.config):
-            if key.startswith('STREAMING_') and key.endswith('_RETRIES'): setattr(datasets.config, key, 3)
+        datasets = _hub_library()
         rows = datasets.load_dataset(repo, split=split, streaming=streaming and not hub_offline())
         if rows.column_names and 'text' not in rows.column_names: _row_text(dict.fromkeys(rows.column_names), repr(repo))
         chat = repo in HUB and HUB[repo].chat
