@@ -153,17 +153,14 @@ def select(
     min_count=2,      # rarer chunks get no id
 )->tuple:             # (chars, bigrams, trigrams), each ordered by count, ties by text
     "Choose the chunks that get an id."
-    pieces = {p: n for p, n in pieces.items() if not any('\ud800' <= c <= '\udfff' for c in p)}
-    chars, score = Counter(), Counter()
+    score = Counter()
     for p, n in pieces.items():
-        for c in p:
-            if c > '\x7f': chars[c] += n
+        if any('\ud800' <= c <= '\udfff' for c in p): continue
         if len(p) > 1: score[p] += n
-        if len(p) > 2: score[p[:2]] += n
-    best = lambda table, k: [p for p, n in sorted(table.items(), key=lambda kv: (-kv[1], kv[0])) if n >= min_count][:k]
-    chars = best(chars, room//4)
-    ranked = best(score, room - len(chars))
-    return chars, [p for p in ranked if len(p) == 2], [p for p in ranked if len(p) == 3]
+        for c in p:
+            if c > '\x7f': score[c] += n
+    best = [p for p, n in sorted(score.items(), key=lambda kv: (-kv[1], kv[0])) if n >= min_count][:room]
+    return tuple([p for p in best if len(p) == k] for k in (1, 2, 3))
 
 # %% ../nbs/01_tokenizer.ipynb #c026
 EOT, PAD, CAP, UP = '<|endoftext|>', '<|pad|>', '<|cap|>', '<|up|>'
