@@ -876,7 +876,9 @@ def eval_batches(
     if max_docs and len(ids) > max_docs: ids = [ids[i] for i in np.linspace(0, len(ids) - 1, max_docs).round().astype(int)]
     ids.sort(key=lambda i: (-sizes[i], i))
     while ids:
+        windows = -(-sizes[ids[0]]//max_len)
         rows = max(1, batch_tokens//min(sizes[ids[0]], max_len))
+        rows = len(list(itertools.takewhile(lambda i: -(-sizes[i]//max_len) == windows, ids[:rows])))    # all end in the same window
         group, ids = ids[:rows], ids[rows:]
         x, y = _pad_group([get(i) for i in group], eot_id)                   # (b, longest)
         for a in range(0, x.shape[1], max_len): yield EvalBatch(x[:, a:a + max_len], y[:, a:a + max_len], a == 0)
