@@ -206,7 +206,7 @@ def band_attention(
     route: torch.Tensor,  # (b, t, 3) weights of the patterns
     cfg: I3Config,
 ) -> torch.Tensor:        # (b, h, t, e)
-    "All three patterns from one band of scores. Costs O(t); scores and sums in fp32 at least."
+    "All three patterns from one band of scores. Costs O(t); exponentials and sums in fp32 at least."
     with torch.autocast(q.device.type, enabled=False):
         return _Band.apply(q, k, v, route.to(torch.promote_types(q.dtype, torch.float32)), cfg)
 
