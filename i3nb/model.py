@@ -40,33 +40,43 @@ class Block(nn.Module):
         return x + y, state, route[0] if route else None, aux
 
 # %% ../nbs/07_model.ipynb #c009
+def _softmax_gradient(
+    p: torch.Tensor,   # (rows, v) logits without bias; overwritten with their gradients where `db` is given
+    bias: torch.Tensor,# (v,)
+    y: torch.Tensor,   # (rows, 1) targets
+    ok: torch.Tensor,  # (rows, 1) which of them count
+    up: float,         # factor on the gradients
+    db,                # (v,) the bias's gradient, added to; None: no gradients are wanted
+)->torch.Tensor:       # () summed loss of the rows
+    "Loss of a few rows of logits, and its gradient in their place."
+    logits = p.to(bias.dtype).add_(bias)
+    lse = logits.logsumexp(-1, keepdim=True)
+    loss = ((lse - logits.gather(1, y))*ok).sum()
+    if db is None: return loss
+    grad = logits.sub_(lse).exp_().scatter_add_(1, y, torch.full_like(lse, -1)).mul_(ok*up)
+    db += grad.sum(0)
+    p.copy_(grad)
+    return loss
+
 class _LinearCrossEntropy(Function):
     "Mean cross-entropy of `x @ W.T + bias`, a slice of tokens at a time; gradients are made in the forward pass."
-    ROWS = 1024  # tokens a slice
+    ROWS, BLOCK = 1024, 64   # tokens a slice for the products; tokens at once for the softmax, so that they stay in the cache
 
     @staticmethod
     def forward(ctx, x, W, bias, targets):
-        low = compute_dtype(x)
+        low, grads = compute_dtype(x), any(ctx.needs_input_grad)
         up = 8. if low == torch.float16 else 1.                                # fp16 has no digits below 6e-8
-        (v, d), pad = W.shape, -W.shape[0] % 64
+        pad, seen = -len(W) % 64, targets >= 0
         Wp, bp = F.pad(W.detach().to(low), (0, 0, 0, pad)), F.pad(bias.detach(), (0, pad), value=float('-inf'))
-        grads = any(ctx.needs_input_grad)
-        dx, dW, db = (torch.zeros_like(p) if grads else None for p in (x, Wp.to(W.dtype) if grads else Wp, bp))
-        seen = targets >= 0
         count, total = seen.sum().clamp_min(1), x.new_zeros(())
-        for s in (slice(i, i+_LinearCrossEntropy.ROWS) for i in range(0, len(x), _LinearCrossEntropy.ROWS)):
-            xs, y, ok = x[s].to(low), targets[s].clamp_min(0)[:, None], seen[s][:, None]
-            logits = (xs@Wp.T).to(x.dtype).add_(bp)                                # (rows, v)
-            lse = logits.logsumexp(-1, keepdim=True)
-            total += ((lse - logits.gather(1, y))*ok).sum()
-            if not grads: continue
-            p = logits.sub_(lse).exp_()
-            p.scatter_add_(1, y, torch.full_like(y, -1, dtype=p.dtype))
-            p.mul_(ok*up)                                                      # `up` times the gradient of the slice's sum
-            db += p.sum(0)
-            p = p.to(low)
-            dx[s], dW = p@Wp, dW.add_(p.T@xs)
-        if grads: ctx.save_for_backward(*(g.div_(count*up) for g in (dx, dW[:v], db[:v])))
+        if grads: dx, dW, db = torch.empty_like(x), x.new_zeros(Wp.shape), torch.zeros_like(bp)
+        for xs, y, ok, s in zip(x.to(low).split(_LinearCrossEntropy.ROWS), targets.split(_LinearCrossEntropy.ROWS), seen.split(_LinearCrossEntropy.ROWS), range(0, len(x), _LinearCrossEntropy.ROWS)):
+            p = xs@Wp.T                                                        # (rows, v) logits, then their gradients
+            for i in range(0, len(p), _LinearCrossEntropy.BLOCK):
+                j = slice(i, i+_LinearCrossEntropy.BLOCK)
+                total += _softmax_gradient(p[j], bp, y[j, None].clamp_min(0), ok[j, None], up, db if grads else None)
+            if grads: dx[s:s+len(p)], dW = p@Wp, dW.add_(p.T@xs)
+        if grads: ctx.save_for_backward(*(g.div_(count*up) for g in (dx, dW[:len(W)], db[:len(W)])))
         return total/count
 
     @staticmethod

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['route', 'moe_reference', 'round_rows', 'Groups', 'group_rows', 'ExpertFFN', 'balance_loss', 'z_loss', 'MoEAux',
-           'compute_dtype', 'SparseMoE']
+           'SparseMoE']
 
 # %% ../nbs/06_moe.ipynb #c002
 import math
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from .core import I3Config
+from .core import I3Config, compute_dtype
 
 # %% ../nbs/06_moe.ipynb #c007
 def route(
@@ -140,10 +140,6 @@ class MoEAux(NamedTuple):
     z: torch.Tensor        # scalar, see `z_loss`
     usage: torch.Tensor    # (e,) share of the choices per expert, sums to 1, detached
     probs: torch.Tensor    # (b, t, e) softmax over experts
-
-def compute_dtype(x: torch.Tensor)->torch.dtype:
-    "The type in which autocast would multiply on `x`'s device, else `x`'s own."
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 class SparseMoE(nn.Module):
     "Top-k mixture of GELU experts: only the chosen compute, and no token is dropped."

@@ -15,13 +15,13 @@ from .attention import MultiPatternAttention
 
 # %% ../nbs/10_sparsity.ipynb #c008
 def sparsity_at(
-    step: int,           # training step, from 0
+    step: float,         # training step, from 0; or any other measure of progress, in one unit with the next two
     final: float = 0.3,  # share of heads removed at the end
-    warmup: int = 100,   # dense steps before the first head goes
-    ramp: int = 500,     # steps from 0 to `final`
+    warmup: float = 100, # dense steps before the first head goes
+    ramp: float = 500,   # steps from 0 to `final`
 ) -> float:              # share of heads that shall be off at `step`
     "Cubic sparsity schedule of Zhu & Gupta (2017), from 0 to `final`."
-    done = min(max((step - warmup)/max(ramp, 1), 0.), 1.)
+    done = min(max((step - warmup)/max(ramp, 1e-9), 0.), 1.)
     return final*(1 - (1 - done)**3)
 
 # %% ../nbs/10_sparsity.ipynb #c020
@@ -77,14 +77,16 @@ def _watch(self: ProgressiveSparsity, layer: int):
     return hook
 
 @patch
-def step(self: ProgressiveSparsity) -> float:  # share of heads off now
+def step(self: ProgressiveSparsity,
+    at: float = None,  # place on the schedule, in the unit of `warmup` and `ramp`; None: steps so far
+) -> float:            # share of heads off now
     "Call once per optimizer step, after backward: update importance, follow the schedule."
     for score, fresh in zip(self.score, self.fresh):
         size = fresh.norm()
         if size.isfinite() and size > 0: score.mul_(self.ema).add_(fresh/size, alpha=1 - self.ema)
         fresh.zero_()
     self.steps += 1
-    self.prune(round(self.total*sparsity_at(self.steps, self.final, self.warmup, self.ramp)))
+    self.prune(round(self.total*sparsity_at(self.steps if at is None else at, self.final, self.warmup, self.ramp)))
     return self.sparsity
 
 @patch
