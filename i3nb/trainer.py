@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'autocast', 'evaluate', 'save_checkpoint', 'check_checkpoint', 'last_good_checkpoint', 'TrainSettings',
-           'check_settings', 'CleanStop', 'only_writer', 'Trainer', 'i3nb_train', 'i3nb_eval']
+           'check_settings', 'CleanStop', 'only_writer', 'take', 'write_status', 'World', 'Trainer', 'i3nb_train',
+           'i3nb_eval']
 
 # %% ../nbs/13_trainer.ipynb #c003
-import contextlib, json, math, os, random, shutil, signal, sys, tempfile, threading, time, zlib
+import contextlib, json, math, os, random, shutil, signal, socket, sys, tempfile, threading, time, zlib
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 import numpy as np
 import torch
+import torch.distributed as dist
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from tqdm.auto import tqdm
@@ -137,6 +140,7 @@ class TrainSettings:
     checkpoint_every: int = 50     # steps; 0: only at the end
     precision: str = 'auto'        # 'fp32', 'bf16', 'fp16'
     patience: int = 10             # non-finite steps in a row that end the run
+    prompt: str = 'once upon a time' # stories on the way begin so
 
 FIXED = ('batch_size', 'micro_batch', 'seq_len', 'recipe', 'warmup', 'clip', 'seed', 'precision')  # a resumed run keeps these
 
@@ -183,6 +187,59 @@ def only_writer(run: Path):
         yield
 
 # %% ../nbs/13_trainer.ipynb #c023
+def take(path: Path)->bool:
+    "Whether somebody left this file as a request; it is removed."
+    try: Path(path).unlink()
+    except FileNotFoundError: return False
+    return True
+
+def write_status(run: Path, **facts)->dict:
+    "Update `run.json` with `facts`; returns all that it says."
+    path = Path(run)/'run.json'
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    write_atomic(path, json.dumps({**before, **facts}, indent=1)+'\n')
+    return {**before, **facts}
+
+# %% ../nbs/13_trainer.ipynb #c026
+class World:
+    "The processes of a run: one alone, or several under `torchrun`."
+    def __init__(self, device: str='auto'):
+        env = lambda k, default: int(os.environ.get(k, default))
+        self.size, self.rank, local = env('WORLD_SIZE', 1), env('RANK', 0), env('LOCAL_RANK', 0)
+        self.device = pick_device(device)
+        if self.device.type == 'cuda' and self.size > 1: self.device = torch.device('cuda', local); torch.cuda.set_device(self.device)
+        if self.size > 1 and not dist.is_initialized():
+            dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', timeout=timedelta(hours=1))
+
+    @property
+    def first(self): return self.rank == 0
+
+    def agree(self, *numbers)->list:
+        "Process 0's numbers, in every process."
+        if self.size == 1: return list(numbers)
+        t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.broadcast(t, 0)
+        return t.tolist()
+
+    def mean(self, tensors: list):
+        "Replace each tensor by its mean over the processes."
+        if self.size == 1: return
+        for job in [dist.all_reduce(t, async_op=True) for t in tensors]: job.wait()
+        torch._foreach_div_(tensors, self.size)
+
+    def any(self, flag: bool)->bool:
+        "Whether `flag` is true in any process."
+        t = torch.tensor([float(flag)], device=self.device)
+        self.mean([t])
+        return t.item() > 0
+
+    def one_by_one(self, f):
+        "Process 0 calls `f` first, then the others: for work that leaves files behind."
+        if self.first: out = f()
+        if self.size > 1: dist.barrier()
+        return out if self.first else f()
+
+# %% ../nbs/13_trainer.ipynb #c029
 def _rng_state(device)->dict:
     "The state of every random generator, as tensors and plain numbers."
     kind, keys, *rest = np.random.get_state()
@@ -206,13 +263,15 @@ class Trainer:
         settings: TrainSettings,
         device: str='auto',       # 'auto', 'cpu', 'cuda', 'cuda:1'
         progress: bool=True,      # a progress bar and messages on stderr
+        world: World=None,        # the processes of this run; None: as `torchrun` says, else one
     ):
-        self.cfg, self.data, self.out, self.progress = cfg, data, Path(out), progress
+        self.world = world or World(device)
+        self.cfg, self.data, self.out, self.progress, self.device = cfg, data, Path(out), progress and self.world.first, self.world.device
         self.settings = s = check_settings(settings)
-        self.device = pick_device(device)
         self.precision = pick_precision(self.device, s.precision)
         if len(data.tokenizer) > cfg.vocab_size: raise I3Error(f'the tokenizer has {len(data.tokenizer)} entries, the model {cfg.vocab_size}; use --vocab_size {cfg.vocab_size}')
-        self.batches = Batches(data, s.batch_size, s.seq_len or cfg.context, s.seed)
+        self.batches = Batches(data, s.batch_size, s.seq_len or cfg.context, s.seed, rank=self.world.rank, world_size=self.world.size)
+        self.micro = min(s.micro_batch, s.batch_size//self.world.size)
         seed_all(s.seed)
         self.model = I3Model(cfg).to(self.device)
         self.optimizer = build_optimizer(self.model, s.recipe, lr=s.lr)
@@ -220,6 +279,7 @@ class Trainer:
         self.sparsity = ProgressiveSparsity(self.model, s.sparsity, warmup=.2, ramp=.6) if s.sparsity else None
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
         self.step = self.skipped = self.skipped_in_a_row = 0
+        self.progress_made = 0.                        # `work_done` as all processes agreed on it before this step
 
     def say(self, line: str):
         if self.progress: tqdm.write(line, file=sys.stderr)
@@ -228,48 +288,76 @@ class Trainer:
     def work_done(self)->float:
         "How much of the run is done, 0 to 1: by steps or by time, whichever is further."
         s = self.settings
-        return max(self.step/s.iters if s.iters else 0, self.telemetry.elapsed_s/60/s.minutes if s.minutes else 0)
+        return min(1., max(self.step/s.iters if s.iters else 0, self.telemetry.elapsed_s/60/s.minutes if s.minutes else 0))
 
-# %% ../nbs/13_trainer.ipynb #c025
+# %% ../nbs/13_trainer.ipynb #c031
+@patch
+def _accumulate(self: Trainer, x, y)->dict:
+    "Forward and backward over `x`, `y` in micro-batches; the means of what these report."
+    total = {}
+    for xs, ys in zip(x.split(self.micro), y.split(self.micro)):
+        with autocast(self.device, self.precision): out = self.model(xs.to(self.device), ys.to(self.device))
+        share = len(xs)/len(x)                                             # the last piece may be smaller
+        self.scaler.scale(out.loss*share).backward()
+        seen = dict(loss=out.lm_loss, balance=out.balance, z=out.z, usage=out.usage.mean(0))
+        if out.routes: seen['patterns'] = torch.stack([r.mean((0, 1)) for r in out.routes]).mean(0)
+        for k, v in seen.items(): total[k] = total.get(k, 0) + v.detach().float()*share
+    return total
+
 @patch
 def _gradients(self: Trainer)->dict:
-    "Forward and backward over the next batch; the means of what the micro-batches report."
+    "Gradients of the next batch, averaged over all processes; a card that is too small gets smaller micro-batches."
     x, y = next(self.batches)
-    n, total = self.settings.batch_size//self.settings.micro_batch, {}
-    for xs, ys in zip(x.chunk(n), y.chunk(n)):
-        with autocast(self.device, self.precision): out = self.model(xs.to(self.device), ys.to(self.device))
-        self.scaler.scale(out.loss/n).backward()
-        for k in ('lm_loss', 'balance', 'z', 'usage'): total[k] = total.get(k, 0) + getattr(out, k).detach()/n
-    return total
+    while True:
+        try: seen, full = self._accumulate(x, y), False
+        except torch.OutOfMemoryError: seen, full = {}, True
+        if not self.world.any(full): break
+        self._halve()
+    self.world.mean([p.grad for p in self.model.parameters()] + list(seen.values()))
+    return seen
+
+@patch
+def _halve(self: Trainer):
+    "Out of memory: begin the batch again in half as large pieces. The step stays the same, for a little time."
+    self.optimizer.zero_grad(set_to_none=True)
+    if self.device.type == 'cuda': torch.cuda.empty_cache()
+    if self.micro == 1: raise I3Error('the card is too small for a single sequence; use --recompute, a smaller --seq_len, or a smaller preset')
+    self.micro //= 2
+    self.say(f'out of memory: going on with micro-batches of {self.micro}, {self.settings.batch_size} sequences a step as before')
 
 @patch
 def train_step(self: Trainer)->dict:
     "One optimizer step; returns its row for `metrics.jsonl`."
     start, s = time.perf_counter(), self.settings
-    scale = lr_scale(self.work_done, self.step, s.warmup)
-    self.optimizer.set_lr_scale(scale)
+    self.optimizer.set_lr_scale(lr_scale(self.progress_made, self.step, s.warmup))
     seen = self._gradients()
     for opt in self.optimizer.parts: self.scaler.unscale_(opt)
-    norm = clip_gradients(self.model.parameters(), s.clip)
-    loss = seen['lm_loss'].item()
+    norm, loss = clip_gradients(self.model.parameters(), s.clip), seen['loss'].item()
     if ok := math.isfinite(norm) and math.isfinite(loss):
         for opt in self.optimizer.parts: self.scaler.step(opt)
-        if self.sparsity: self.sparsity.step(self.work_done)
+        if self.sparsity: self._prune()
     self.scaler.update()
     self.optimizer.zero_grad(set_to_none=True)
     self.step += 1
     self.skipped, self.skipped_in_a_row = self.skipped + (not ok), 0 if ok else self.skipped_in_a_row + 1
     self.meter.update(loss)
     tokens = s.batch_size*self.batches.t
-    return dict(step=self.step, tokens=self.step*tokens, loss=loss, **self.meter.row(), lr=self.optimizer.param_groups[0]['lr'], grad_norm=norm,
-        tokens_per_s=tokens/(time.perf_counter()-start), balance=seen['balance'], z=seen['z'], usage=seen['usage'].mean(0), skipped=self.skipped,
-        loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else None, **self.telemetry.read())
+    return {**seen, **self.telemetry.read(), **self.meter.row(), 'step': self.step, 'tokens': self.step*tokens, 'loss': loss,
+        'lr': self.optimizer.param_groups[0]['lr'], 'grad_norm': norm, 'tokens_per_s': tokens/(time.perf_counter()-start), 'skipped': self.skipped,
+        'micro_batch': self.micro, 'loss_scale': self.scaler.get_scale() if self.scaler.is_enabled() else None, 'progress': self.progress_made}
 
-# %% ../nbs/13_trainer.ipynb #c027
+@patch
+def _prune(self: Trainer):
+    "Follow the sparsity schedule; every process masks the heads that process 0 chose."
+    self.sparsity.step(self.progress_made)
+    if self.world.size > 1:
+        for layer in self.sparsity.layers: dist.broadcast(layer.head_mask, 0)
+
+# %% ../nbs/13_trainer.ipynb #c033
 @patch
 def state_dict(self: Trainer)->dict:
     "Everything but the weights that the next step depends on."
-    return dict(step=self.step, skipped=self.skipped, optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(), batches=self.batches.state_dict(),
+    return dict(step=self.step, skipped=self.skipped, micro=self.micro, optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(), batches=self.batches.state_dict(),
         meter=self.meter.state_dict(), telemetry=self.telemetry.state_dict(), sparsity=self.sparsity.state_dict() if self.sparsity else None,
         rng=_rng_state(self.device), fixed=self._fixed())
 
@@ -285,7 +373,7 @@ def load_state_dict(self: Trainer, state: dict):
     for k, v in self._fixed().items():
         if state['fixed'][k] != v: raise I3Error(f"{str(self.out)!r} holds a run with {k}={state['fixed'][k]}, now {k}={v}; use the same value, or another --out")
     self.batches.load_state_dict(state['batches'])
-    self.step, self.skipped = state['step'], state['skipped']
+    self.step, self.skipped, self.micro = state['step'], state['skipped'], min(self.micro, state['micro'])
     for k in ('optimizer', 'scaler', 'meter', 'telemetry'): getattr(self, k).load_state_dict(state[k])
     if self.sparsity: self.sparsity.load_state_dict(state['sparsity'])
     _set_rng_state(state['rng'], self.device)
@@ -309,7 +397,7 @@ def resume(self: Trainer)->bool:
     self.say(f'going on after step {self.step}')
     return True
 
-# %% ../nbs/13_trainer.ipynb #c029
+# %% ../nbs/13_trainer.ipynb #c035
 @patch
 def _open(self: Trainer):
     "Make the run folder; refuse one that cannot be written or is too small."
@@ -333,35 +421,72 @@ def finish(self: Trainer):
     self.data.tokenizer.save(self.out)
 
 @patch
+def sample(self: Trainer)->str:
+    "Let the model write a story; it goes into `samples.jsonl`."
+    text = generate(self.model, self.data.tokenizer, self.settings.prompt, max_new_tokens=120, seed=self.settings.seed)
+    line = dict(step=self.step, prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
+    with open(self.out/'samples.jsonl', 'a') as f: f.write(json.dumps(line)+'\n')
+    return text
+
+# %% ../nbs/13_trainer.ipynb #c037
+@patch
 def fit(self: Trainer)->dict:
     "Train to the end, or to a polite stop; returns the last row of metrics."
+    if not self.world.first: return self._follow()
     self._open()
     with only_writer(self.out), CleanStop() as stop:
-        self.resume()
-        with MetricsWriter(self.out/'metrics.jsonl') as metrics, self.telemetry:
-            metrics.truncate_after(self.step)
-            row = self._loop(metrics, stop)
-        if stop.asked: self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
-        else: self.finish()
+        status = dict(pid=os.getpid(), host=socket.gethostname(), started=time.time(), device=str(self.device), precision=self.precision, world_size=self.world.size,
+            params=sum(p.numel() for p in self.model.parameters()), iters=self.settings.iters, minutes=self.settings.minutes, message=None)
+        write_status(self.out, state='running', **status)
+        try:
+            self.resume()
+            with MetricsWriter(self.out/'metrics.jsonl') as metrics, self.telemetry:
+                metrics.truncate_after(self.step)
+                row = self._loop(metrics, stop)
+            if not stop.asked: self.finish()
+            else: self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
+            write_status(self.out, state='stopped' if stop.asked else 'finished')
+        except BaseException as e:
+            write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
+            raise
     return row
+
+@patch
+def _follow(self: Trainer):
+    "What every process but the first does: compute, and do as process 0 says."
+    self.resume()
+    while self._more(False): self.train_step()
+
+@patch
+def _more(self: Trainer, stop: bool)->bool:
+    "Whether there is another step to do, as process 0 sees it; asked by all processes before each step."
+    self.progress_made, stopped = self.world.agree(self.work_done, float(stop))
+    return self.progress_made < 1 and not stopped
 
 @patch
 def _loop(self: Trainer, metrics, stop)->dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for."
     s, row, saved = self.settings, (read_metrics(self.out/'metrics.jsonl') or [{}])[-1], self.step
-    bar = tqdm(total=1000, initial=int(1000*min(self.work_done, 1)), disable=not self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}')
-    with bar:
-        while self.work_done < 1 and not stop.asked:
+    with tqdm(total=1000, initial=int(1000*self.work_done), disable=not self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') as bar:
+        while self._more(bool(stop.asked)):
             row = self.train_step()
-            over = self.work_done >= 1
-            if over or (s.eval_every and self.step % s.eval_every == 0): row |= self.validate(None if over else s.eval_docs)
+            row |= self._look(self.work_done >= 1)
             metrics.write(**row)
             if self.skipped_in_a_row >= s.patience: self._give_up()
-            bar.update(int(1000*min(self.work_done, 1)) - bar.n)
-            bar.set_postfix_str(f"step {self.step}, loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tok/s" + (f", val {row['val_loss']:.3f}" if row.get('val_loss') else ''))
             if s.checkpoint_every and self.step % s.checkpoint_every == 0: self.save(); saved = self.step
+            if take(self.out/'STOP'): stop.asked = 'the file STOP'
+            bar.update(int(1000*self.work_done) - bar.n)
+            bar.set_postfix_str(f"step {self.step}, loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tok/s" + (f", val {row['val_loss']:.3f}" if row.get('val_loss') else ''))
         if saved != self.step: self.save()
     return row
+
+@patch
+def _look(self: Trainer, last: bool)->dict:
+    "Validation figures and a story where they are due; at the last step on the whole validation set."
+    s = self.settings
+    due = last or (s.eval_every and self.step % s.eval_every == 0)
+    if due or take(self.out/'SAMPLE'): self.sample()
+    return self.validate(None if last else s.eval_docs) if due else {}
 
 @patch
 def _give_up(self: Trainer):
@@ -369,7 +494,7 @@ def _give_up(self: Trainer):
     raise I3Error(f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; nothing of them was kept. '
                   f'Resume from the last checkpoint with a lower --lr' + (', or with --precision fp32' if self.precision == 'fp16' else ''))
 
-# %% ../nbs/13_trainer.ipynb #c047
+# %% ../nbs/13_trainer.ipynb #c061
 def _vocab_size(cfg: I3Config, asked: int|None)->int:
     "How many entries the tokenizer may have."
     if asked and asked > cfg.vocab_size: raise I3Error(f'--vocab_size {asked} is more than the {cfg.vocab_size} rows of this preset; leave it out')
@@ -414,24 +539,21 @@ def i3nb_train(
     "Train a model, draw its curves and let it write a story."
     cfg = I3Config.preset(preset, checkpoint=recompute)
     if iters is None and minutes is None: minutes = 3.
-    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision))
+    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, prompt=prompt))
+    world = World(device)
     if max_mb is None and data == 'auto': max_mb = 20.
-    prepared = prepare(_data_spec(data, out), None, cache, _vocab_size(cfg, vocab_size), val_data, max_mb=max_mb)
+    prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), None, cache, _vocab_size(cfg, vocab_size), val_data, max_mb=max_mb, progress=world.first))
+    trainer = Trainer(cfg, prepared, out, settings, world=world)
+    if not world.first: return trainer.fit()
     print(f"{preset}: {prepared.tokenizer.vocab_size:,} chunks, {sum(map(len, prepared.train)):,} training tokens" + ('; the embedded story grammar: no figure of this run is a result' if prepared.synthetic else ''))
-    row = Trainer(cfg, prepared, out, settings, device).fit()
+    row = trainer.fit()
     plot_run(out, Path(out)/'plot.png')
     print(f"curves: {Path(out)/'plot.png'}")
-    if (Path(out)/'model.safetensors').exists(): _closing_words(out, row, prompt)
-
-def _closing_words(out, row, prompt):
-    "The last figures and a story."
     if row.get('val_loss') is not None: print(f"validation: loss {row['val_loss']:.3f}, perplexity {row['val_ppl']:.2f}, {row['val_bits_per_byte']:.3f} bits per byte")
-    model, tok = I3Model.from_pretrained(out), ChunkTokenizer.load(out)
-    story = generate(model, tok, prompt, max_new_tokens=150, temperature=.8, top_k=50, seed=0)
-    write_atomic(Path(out)/'story.txt', story+'\n')
-    print(f'\n{story}')
+    stories = Path(out)/'samples.jsonl'
+    if stories.exists(): print(f"\n{json.loads(stories.read_text().splitlines()[-1])['text']}")
 
-# %% ../nbs/13_trainer.ipynb #c048
+# %% ../nbs/13_trainer.ipynb #c062
 @call_parse
 @user_errors
 def i3nb_eval(
