@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PRECISIONS', 'I3Error', 'user_errors', 'write_atomic', 'I3Config', 'check_config', 'param_table',
-           'param_count', 'cuda_usable', 'pick_device', 'cpu_bf16_speedup', 'pick_precision', 'compute_dtype',
-           'seed_all']
+           'param_count', 'arch_serves', 'cuda_usable', 'pick_device', 'cpu_bf16_speedup', 'pick_precision',
+           'compute_dtype', 'seed_all']
 
 # %% ../nbs/00_core.ipynb #c003
 import functools, json, os, random, sys, tempfile, time
@@ -178,18 +178,25 @@ def param_count(cfg: I3Config)->int:
     return sum(param_table(cfg).values())
 
 # %% ../nbs/00_core.ipynb #c028
-def cuda_usable(index: int=0)->bool:
-    "Whether this torch holds code for card `index`: checked without running anything on it."
-    if not torch.cuda.is_available(): return False
-    major, minor = torch.cuda.get_device_capability(index)
-    # code for X.y runs on every X.z with z >= y; PTX for an older capability is compiled for newer cards
-    for arch in torch.cuda.get_arch_list():
-        kind, num = arch.split('_')
-        num = int(''.join(ch for ch in num if ch.isdigit()))
-        m, n = divmod(num, 10)
-        if (kind == 'sm' and m == major and n <= minor) or (kind == 'compute' and (m, n) <= (major, minor)): return True
+def arch_serves(
+    capability: tuple,  # of the card: (major, minor)
+    archs,              # what torch was built for: ('sm_70', 'compute_90', …)
+)->bool:
+    "Whether a build with code for `archs` runs on a card of `capability`."
+    for arch in archs:
+        kind, _, num = arch.partition('_')
+        m, n = divmod(int(''.join(ch for ch in num if ch.isdigit()) or 0), 10)
+        if num.endswith('a'):
+            if (m, n) == tuple(capability): return True
+        elif kind == 'sm' and m == capability[0] and n <= capability[1]: return True
+        elif kind == 'compute' and (m, n) <= tuple(capability): return True
     return False
 
+def cuda_usable(index: int=0)->bool:
+    "Whether this torch holds code for card `index`: checked without running anything on it."
+    return torch.cuda.is_available() and arch_serves(torch.cuda.get_device_capability(index), torch.cuda.get_arch_list())
+
+# %% ../nbs/00_core.ipynb #c030
 def pick_device(name: str='auto')->torch.device:
     "`'auto'` is the first usable card, else the CPU; any other name is taken at its word, or refused with the reason."
     if name == 'auto': return torch.device('cuda' if cuda_usable() else 'cpu')
@@ -200,7 +207,7 @@ def pick_device(name: str='auto')->torch.device:
         raise I3Error(f'device {name!r}: torch {torch.__version__} holds no code for this card; install an older torch (2.7.1 still knows the P100)')
     return dev
 
-# %% ../nbs/00_core.ipynb #c031
+# %% ../nbs/00_core.ipynb #c033
 def _seconds(f, n=3):
     "The best of `n` timings, after one call to warm up."
     best = float('inf'); f()
@@ -225,13 +232,13 @@ def pick_precision(device: torch.device, name: str='auto')->str:
     if device.type == 'cuda': return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'fp16'
     return 'bf16' if device.type == 'cpu' and cpu_bf16_speedup() > 1.2 else 'fp32'
 
-# %% ../nbs/00_core.ipynb #c034
+# %% ../nbs/00_core.ipynb #c036
 def compute_dtype(x: torch.Tensor)->torch.dtype:
     "The type in which autocast would multiply on the device of `x`; where it is off, the type of `x`."
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
-# %% ../nbs/00_core.ipynb #c037
+# %% ../nbs/00_core.ipynb #c039
 def seed_all(seed: int):
     "Seed Python, numpy and torch (every device)."
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
