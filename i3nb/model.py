@@ -24,7 +24,7 @@ from .recurrence import GRUMambaHybrid
 from .attention import MultiPatternAttention
 from .moe import SparseMoE
 
-# %% ../nbs/07_model.ipynb #c006
+# %% ../nbs/07_model.ipynb #c008
 class Block(nn.Module):
     "A mixer over time, then experts for each token; both on a normalised copy, added to the stream."
     def __init__(self, cfg: I3Config, mixer: nn.Module):
@@ -39,7 +39,7 @@ class Block(nn.Module):
         y, aux = self.moe(self.norm2(x))
         return x + y, state, route[0] if route else None, aux
 
-# %% ../nbs/07_model.ipynb #c009
+# %% ../nbs/07_model.ipynb #c011
 def _softmax_gradient(
     p: torch.Tensor,   # (rows, v) logits without bias; overwritten with their gradients where `db` is given
     bias: torch.Tensor,# (v,)
@@ -93,7 +93,7 @@ def linear_cross_entropy(
     "Cross-entropy of the head's logits without ever holding more than a slice of them."
     return _LinearCrossEntropy.apply(x.to(W.dtype), W, bias, targets)
 
-# %% ../nbs/07_model.ipynb #c014
+# %% ../nbs/07_model.ipynb #c016
 @dataclass
 class I3Output:
     "What the model says of a batch."
@@ -140,7 +140,7 @@ class I3Model(nn.Module):
             for b in self.attn_layers: b.mixer.out.weight.mul_(shrink)
             for b in self.blocks: b.moe.w2.mul_(shrink)
 
-# %% ../nbs/07_model.ipynb #c016
+# %% ../nbs/07_model.ipynb #c018
 @patch
 def forward(self: I3Model,
     ids: torch.Tensor,                # (b, t) int64 token ids
@@ -163,7 +163,7 @@ def forward(self: I3Model,
         out.loss = out.lm_loss + self.cfg.balance_coef*out.balance + self.cfg.z_coef*out.z
     return out
 
-# %% ../nbs/07_model.ipynb #c018
+# %% ../nbs/07_model.ipynb #c020
 PIECES = {'embed': 'token embedding', 'norm1': 'layer norms', 'norm2': 'layer norms', 'moe.gate': 'expert gates', 'moe': 'experts',
     'mixer.weight_': 'GRU gates', 'mixer.bias': 'GRU gates', 'mixer.in_proj': 'in-projections', 'mixer.conv_': 'convolutions',
     'mixer.select': 'selection projections', 'mixer.dt_proj': 'step projections', 'mixer.A_log': 'A_log and D', 'mixer.D': 'A_log and D',
@@ -179,7 +179,7 @@ def count_pieces(model: nn.Module)->dict:
         counts[piece] = counts.get(piece, 0) + p.numel()
     return counts
 
-# %% ../nbs/07_model.ipynb #c031
+# %% ../nbs/07_model.ipynb #c033
 def save_tensors(tensors: dict, path: Path):
     "Write a safetensors file atomically."
     path = Path(path)
@@ -218,7 +218,7 @@ def from_pretrained(cls: I3Model, folder, device='cpu')->I3Model:
     model.load_state_dict(weights)
     return model.eval()
 
-# %% ../nbs/07_model.ipynb #c034
+# %% ../nbs/07_model.ipynb #c036
 def flops_per_token(cfg: I3Config)->int:
     "Floating-point operations of a training step, a token: six per active matrix weight, plus scan and attention windows."
     t = param_table(cfg)
