@@ -18,12 +18,12 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from tqdm.auto import tqdm
-from .core import I3Config, I3Error, PRESETS, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from .core import I3Config, I3Error, PRECISIONS, pick_device, pick_precision, seed_all, user_errors, write_atomic
 from .tokenizer import ChunkTokenizer
 from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
 from .model import I3Model, load_tensors, save_tensors
 from .generate import generate
-from .optim import build_optimizer, clip_gradients, lr_scale
+from .optim import RECIPES, build_optimizer, clip_gradients, lr_scale
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
 
@@ -152,6 +152,8 @@ def check_settings(s: TrainSettings)->TrainSettings:
     for name in ('iters', 'minutes', 'batch_size', 'micro_batch', 'seq_len', 'lr', 'clip'):
         need(getattr(s, name) is None or getattr(s, name) > 0, name, 'must be positive')
     for name in ('warmup', 'eval_every', 'checkpoint_every'): need(getattr(s, name) >= 0, name, 'must not be negative')
+    need(s.recipe in RECIPES, 'recipe', f"is unknown; choose one of {', '.join(RECIPES)}")
+    need(s.precision in ('auto', *PRECISIONS), 'precision', f"is unknown; choose auto, {', '.join(PRECISIONS)}")
     need(0 <= s.sparsity < 1, 'sparsity', 'must be at least 0 and below 1; the papers prune 0.3')
     micro = s.micro_batch or s.batch_size
     if s.batch_size % micro: raise I3Error(f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {[k for k in range(1, s.batch_size+1) if s.batch_size % k == 0]}')
@@ -467,6 +469,7 @@ def _more(self: Trainer, stop: bool)->bool:
 def _loop(self: Trainer, metrics, stop)->dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for."
     s, row, saved = self.settings, (read_metrics(self.out/'metrics.jsonl') or [{}])[-1], self.step
+    if self.work_done >= 1: self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
     with tqdm(total=1000, initial=int(1000*self.work_done), disable=not self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') as bar:
         while self._more(bool(stop.asked)):
             row = self.train_step()
@@ -541,6 +544,7 @@ def i3nb_train(
     if iters is None and minutes is None: minutes = 3.
     settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, prompt=prompt))
     world = World(device)
+    Path(out).mkdir(parents=True, exist_ok=True)                              # a folder that cannot be made is told before the data are read
     if max_mb is None and data == 'auto': max_mb = 20.
     prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), None, cache, _vocab_size(cfg, vocab_size), val_data, max_mb=max_mb, progress=world.first))
     trainer = Trainer(cfg, prepared, out, settings, world=world)
