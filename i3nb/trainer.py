@@ -465,6 +465,7 @@ def _more(self: Trainer, stop: bool)->bool:
     self.progress_made, stopped = self.world.agree(self.work_done, float(stop))
     return self.progress_made < 1 and not stopped
 
+# %% ../nbs/13_trainer.ipynb #c039
 @patch
 def _loop(self: Trainer, metrics, stop)->dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for."
@@ -497,7 +498,7 @@ def _give_up(self: Trainer):
     raise I3Error(f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; nothing of them was kept. '
                   f'Resume from the last checkpoint with a lower --lr' + (', or with --precision fp32' if self.precision == 'fp16' else ''))
 
-# %% ../nbs/13_trainer.ipynb #c061
+# %% ../nbs/13_trainer.ipynb #c063
 def _vocab_size(cfg: I3Config, asked: int|None)->int:
     "How many entries the tokenizer may have."
     if asked and asked > cfg.vocab_size: raise I3Error(f'--vocab_size {asked} is more than the {cfg.vocab_size} rows of this preset; leave it out')
@@ -511,6 +512,7 @@ def _data_spec(data: str, out: Path)->str:
     if note: print(note)
     return spec
 
+# %% ../nbs/13_trainer.ipynb #c066
 @call_parse
 @user_errors
 def i3nb_train(
@@ -557,7 +559,7 @@ def i3nb_train(
     stories = Path(out)/'samples.jsonl'
     if stories.exists(): print(f"\n{json.loads(stories.read_text().splitlines()[-1])['text']}")
 
-# %% ../nbs/13_trainer.ipynb #c062
+# %% ../nbs/13_trainer.ipynb #c068
 @call_parse
 @user_errors
 def i3nb_eval(
