@@ -241,6 +241,10 @@ class World:
         if self.size > 1: dist.barrier()
         return out if self.first else f()
 
+    def close(self):
+        "Wait for the others and part from them; a process that just ended would take the others with it."
+        if self.size > 1: dist.barrier(); dist.destroy_process_group()
+
 # %% ../nbs/13_trainer.ipynb #c029
 def _rng_state(device)->dict:
     "The state of every random generator, as tensors and plain numbers."
@@ -448,6 +452,7 @@ def fit(self: Trainer)->dict:
             if not stop.asked: self.finish()
             else: self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
             write_status(self.out, state='stopped' if stop.asked else 'finished')
+            self.world.close()
         except BaseException as e:
             write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
             raise
@@ -458,6 +463,7 @@ def _follow(self: Trainer):
     "What every process but the first does: compute, and do as process 0 says."
     self.resume()
     while self._more(False): self.train_step()
+    self.world.close()
 
 @patch
 def _more(self: Trainer, stop: bool)->bool:
