@@ -14,10 +14,10 @@ bin := $(VENV)/bin
 env := @sh .ci/env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test export clean-nbs readme docs lab
+.PHONY: help env train test export clean-nbs readme docs kaggle kernel-test lab
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "Settings, as in 'make train MINUTES=10': PRESET DATA MINUTES OUT ARGS (train), NB FLAGS (test), PYTHON TORCH VENV."
 
 env: ## make the environment in .venv
@@ -46,6 +46,14 @@ readme: ## write README.md from nbs/index.ipynb
 docs: ## make the site from the notebooks, in _docs/
 	$(env) dev docs
 	@$(bin)/python .ci/docs.py site
+
+# USER is also a shell variable: only `make kaggle USER=name` counts
+kaggle: ## build the Kaggle notebook with the library inside, in build/kaggle/ (USER=your-kaggle-name for the CLI)
+	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/kaggle.py $(if $(filter command line,$(origin USER)),--user $(USER))
+
+kernel-test: ## run that notebook headless, twice, as Kaggle would
+	$(env) dev
+	@$(bin)/python .ci/kernel.py
 
 lab: ## open the notebooks in Jupyter
 	$(env) dev
