@@ -35,7 +35,7 @@ def library_cell()->str:
     "The source of the cell that carries the library"
     packed = pack()
     needs = ' '.join(r for r in CFG['requirements'].split() if not r.startswith('torch'))
-    text = '\n'.join(textwrap.wrap(base64.b64encode(packed).decode(), 160))
+    text = '\n'.join(textwrap.wrap(base64.b64encode(packed).decode(), 8000))
     return f'''{MARK} i3nb's Python sources: a zip file, written as text. Nothing to change here.
 VERSION = {version()!r}
 NEEDS = {needs!r}

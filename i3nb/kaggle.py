@@ -548,7 +548,7 @@ def launch(
     threading.Thread(target=p.wait, daemon=True).start()         # so that no zombie is left
     return Run(folder)
 
-# %% ../nbs/14_kaggle.ipynb #c062
+# %% ../nbs/14_kaggle.ipynb #c064
 REMEDIES = (   # what the log says, and what to do
     (r'no kernel image is available|not compatible with the current PyTorch', 'this torch holds no code for the card; restart the session, and run the pre-flight again'),
     (r'CUDA out of memory|OutOfMemoryError', 'the card is too small even for one sequence; choose preset = "i3-tiny", or close what else uses the card'),
@@ -567,7 +567,7 @@ def explain(run: Run)->str:
     remedy = known[0] if known else 'see the message above' if own else 'run the cell again: training goes on from its last good checkpoint'
     return f'the training process {how}; its last words (all of them: {run.folder.name}/train.log):\n\n{said or "(none)"}\n\n→ {remedy}'
 
-# %% ../nbs/14_kaggle.ipynb #c065
+# %% ../nbs/14_kaggle.ipynb #c067
 def checkpoints_below(root: Path)->list:
     "All folders `checkpoints/step-…` below `root`, most steps first; unreadable folders are passed over."
     found = []
@@ -609,7 +609,7 @@ def bring(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return step
 
-# %% ../nbs/14_kaggle.ipynb #c068
+# %% ../nbs/14_kaggle.ipynb #c070
 def earlier_minutes(folder)->float:
     "How long the run in `folder` has trained, up to its newest good checkpoint."
     good = last_good_checkpoint(folder, say=lambda *_: None)
@@ -631,7 +631,7 @@ def keep_settings(
         pairs.append(a)
     return pairs + kept
 
-# %% ../nbs/14_kaggle.ipynb #c071
+# %% ../nbs/14_kaggle.ipynb #c073
 def data_terms(
     spec: str,   # a data spec
 )->list:         # (name, licence, note)
@@ -669,7 +669,7 @@ def run_figures(folder)->dict:
     }
     return {k: v for k, v in rows.items() if v is not None}
 
-# %% ../nbs/14_kaggle.ipynb #c074
+# %% ../nbs/14_kaggle.ipynb #c076
 def _front_matter(folder: Path, terms: list)->str:
     "The card's head, as the hub reads it."
     hub = [name for name, *_ in terms if name in HUB]
@@ -731,7 +731,7 @@ def _preset_of(folder)->str:
     shape = ('d_model', 'n_hybrid', 'n_attn', 'd_ff', 'route_by')
     return next((n for n in PRESETS if cfg and all(cfg.get(k) == getattr(I3Config.preset(n), k) for k in shape)), 'i3')
 
-# %% ../nbs/14_kaggle.ipynb #c077
+# %% ../nbs/14_kaggle.ipynb #c079
 def stories(
     folder,        # a run folder
     n: int=None,   # only the last so many
@@ -757,7 +757,7 @@ def leave(
     write_atomic(folder/'MODEL_CARD.md', model_card(folder))
     return {name: (folder/name).stat().st_size for name in KEPT if (folder/name).is_file()}
 
-# %% ../nbs/14_kaggle.ipynb #c080
+# %% ../nbs/14_kaggle.ipynb #c082
 KNOBS = dict(hours=float, minutes=float, preset=str, data=str, val_data=str, tinychat=lambda s: s.lower() in ('1', 'true', 'yes', 'on'), batch_size=int, max_mb=float, args=str)
 
 def knobs(
@@ -772,7 +772,7 @@ def knobs(
             except ValueError as e: raise I3Error(f'I3NB_{name.upper()}={value!r} is not a {kind.__name__}; unset it or mend it') from e
     return out
 
-# %% ../nbs/14_kaggle.ipynb #c082
+# %% ../nbs/14_kaggle.ipynb #c084
 class Session:
     "One run of the Kaggle notebook."
     def __init__(self,
@@ -812,7 +812,7 @@ class Session:
         there = checkpoints_below(self.places.input)
         return f'{len(there)} checkpoint{"s" if len(there) > 1 else ""} below the input folder: the newest good one of {self.plan.preset} is taken up' if there else ''
 
-# %% ../nbs/14_kaggle.ipynb #c084
+# %% ../nbs/14_kaggle.ipynb #c086
 from fastcore.basics import patch
 
 @patch
@@ -865,7 +865,7 @@ def finish(self: Session)->Path:
     for name, size in leave(self.folder).items(): print(f'{size/1000:12,.1f} kB  {self.folder.name}/{name}')
     return self.folder
 
-# %% ../nbs/14_kaggle.ipynb #c091
+# %% ../nbs/14_kaggle.ipynb #c093
 @call_parse
 @user_errors
 def i3nb_doctor(
