@@ -17,7 +17,8 @@ FLAGS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '-
 DEMO = '''import os, subprocess, sys
 from i3nb.dashboard import watch
 run = os.environ['I3NB_BROWSER_RUN']
-train = subprocess.Popen([sys.executable, '-c', 'from i3nb.trainer import i3nb_train; i3nb_train()', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,
+with open(run + '.py', 'w') as f: f.write('from i3nb.trainer import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
+train = subprocess.Popen([sys.executable, run + '.py', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,
     '--minutes', os.environ['I3NB_BROWSER_MINUTES'], '--max_mb', '1', '--vocab_size', '1200', '--batch_size', '4', '--seq_len', '64', '--eval_every', '20', '--eval_docs', '8', '--checkpoint_every', '25'],
     stdout=open(run + '.log', 'w'), stderr=subprocess.STDOUT, start_new_session=True)
 state = watch(run, process=train)'''
@@ -131,7 +132,8 @@ def drive(page: Page, run: Path):
     page.wait('state "stopped"', lambda: json.loads((run/'run.json').read_text()).get('state') == 'stopped', 120)
     page.wait('the last words', "return document.body.innerText.includes('Stopped cleanly')", 60)
     page.wait('the controls gone', f"return !(function() {{ {BUTTONS} }})().some(b => b.includes('stop'))", 60)
-    page.wait('the next cell', "return document.body.innerText.includes('the next cell ran') || !document.querySelector('.jp-Notebook')", 180) if page.demo else None
+    page.wait('the last cell done', "return ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))", 180)
+    if page.demo: assert 'the next cell ran, state: stopped' in page.js('return document.body.innerText')
     time.sleep(1); page.shot('stopped')
     assert len(page.js(IMG)) == 1, 'more than one picture is left'
     assert list(run.glob('checkpoints/step-*')), 'no checkpoint'
@@ -139,17 +141,22 @@ def drive(page: Page, run: Path):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    a.add_argument('folder', type=Path); a.add_argument('--notebook', type=Path); a.add_argument('--run', help='the run folder that the notebook writes, relative to the working folder')
+    a.add_argument('folder', type=Path); a.add_argument('--notebook', type=Path)
     a.add_argument('--minutes', default='4'); a.add_argument('--theme', default='light', choices=['light', 'dark']); a.add_argument('--keep', action='store_true')
     a = a.parse_args(); need()
     a.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix='i3nb-browser-'))
     lab_dir = work/'lab'; lab_dir.mkdir()
-    run = lab_dir/(a.run or 'run')
+    run = lab_dir/'run'
     nb = lab_dir/'test.ipynb'
     if a.notebook: shutil.copy(a.notebook, nb)
     else: demo_notebook(nb)
     env = {k: v for k, v in os.environ.items() if k not in ('KAGGLE_KERNEL_RUN_TYPE', 'I3NB_WIDGETS')}
+    if a.notebook:                                   # the kernel notebook: tiny, on the embedded grammar, in folders of its own
+        for k in ('work', 'scratch', 'input'): (lab_dir/k).mkdir()
+        env |= dict(I3NB_WORKING=str(lab_dir/'work'), I3NB_SCRATCH=str(lab_dir/'scratch'), I3NB_INPUT=str(lab_dir/'input'), I3NB_PRESET='i3-tiny', I3NB_MINUTES=a.minutes,
+            I3NB_DATA='synthetic', I3NB_MAX_MB='1', I3NB_BATCH_SIZE='4', I3NB_ARGS='--vocab_size 1200 --seq_len 64 --eval_every 20 --eval_docs 8 --checkpoint_every 25')
+        run = lab_dir/'work'/'i3-tiny'
     env |= dict(I3NB_BROWSER_RUN=str(run), I3NB_BROWSER_MINUTES=a.minutes, PYTHONPATH=os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')]).rstrip(os.pathsep))
     lab = page = None
     try:
@@ -161,6 +168,7 @@ def main():
         saved = json.loads(nb.read_text())
         outputs = [o for c in saved['cells'] for o in c.get('outputs', [])]
         assert sum('image/png' in o.get('data', {}) for o in outputs) == 1, 'the saved notebook must hold one picture'
+        assert not [o['ename'] for o in outputs if o['output_type'] == 'error'], 'a cell raised'
         assert not any('widget-view' in k for o in outputs for k in o.get('data', {})), 'the saved notebook holds a dead widget'
         shutil.copy(nb, a.folder/'as-saved.ipynb')
         say('ok: the picture changed, the controls worked, the run stopped cleanly, one picture is left')

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from .core import I3Error, write_atomic
 from .telemetry import (MetricsTail, THEMES, draw_line, figure_bytes, panel_bpb, panel_grad, panel_loss, panel_lr, panel_memory, panel_power, panel_ppl,
     panel_speed, panel_temp, panel_util, smooth_line, to_columns, _finish, _from_zero, _log, _paper_lines, _span, _time)
@@ -220,6 +221,10 @@ def _adjust(panel, ax, c, x, smooth: int, log_loss: bool, log_x: bool):
         for l in ax.lines:
             if l.get_label() == 'train, smoothed': l.set_ydata(smooth_line(c['loss'], smooth))
     if panel is panel_loss and log_loss: _log(ax)
+    if ax.get_yscale() == 'log':
+        lo, hi = ax.get_ylim()
+        if hi < 12*lo: ax.yaxis.set_major_locator(MaxNLocator(4))          # less than a decade: even steps
+        ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}')
     if log_x and ax.has_data() and np.nanmax(x, initial=0) > 0: ax.set_xscale('log')
 
 def draw(
@@ -249,6 +254,7 @@ def draw(
             _adjust(panel, ax, c, v, smooth, log_loss, log_x)
         if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, t)
         paper = ax.get_xlabel()
+        ax.set_title(ax.get_title(), y=1); ax.minorticks_off()              # both save a third of the drawing time
         _finish(panel, ax, t, label, (1, None) if log_x and label == 'step' else (None, None) if log_x else _span(xs), one)
         if paper: ax.set_xlabel(paper)
         if panel is panel_vram and ax.get_legend(): ax.get_legend().set_loc('lower right')
@@ -284,17 +290,18 @@ def facts(
     r, rows, out = view.last, view.rows, {}
     def number(k): return r.get(k) if isinstance(r.get(k), (int, float)) else None
     if r: out['step'] = f"{r['step']:,}" + (f' of {view.info["iters"]:,}' if view.info.get('iters') else '') + (f", {number('tokens'):,} tokens" if number('tokens') else '')
-    if (t := number('elapsed_s')) is not None: out['time'] = f'{_time(t)} gone' + (f', {_time(view.left_s)} left' if view.left_s and view.state not in ENDED else '')
+    if (t := number('elapsed_s')) is not None: out['elapsed'] = _time(t)
+    if view.left_s and view.state not in ENDED: out['remaining'] = _time(view.left_s)
     if best := _best(rows, 'val_ppl'): out['best validation perplexity'] = f'{best[0]:,.4g} (step {best[1]:,})'
     if (v := _latest(rows, 'loss', 20)) is not None: out['loss, last 20 steps'] = f'{v:.3f}'
     if best := _best(rows, 'val_bits_per_byte'): out['best bits per byte'] = f'{best[0]:.3g}'
     if (v := _latest(rows, 'tokens_per_s', 20)) is not None: out['speed'] = f'{v:,.0f} tokens/s'
-    if (v := number('mem_peak_gb')) is not None: out['memory'] = ' / '.join(f'{x:.1f}' for x in (number('mem_allocated_gb'), v, number('mem_total_gb')) if x is not None) + ' GB steady / peak / total'
+    if (v := number('mem_peak_gb')) is not None: out['memory, steady / peak'] = ' / '.join(f'{x:.1f}' for x in (number('mem_allocated_gb'), v) if x is not None) + (f" of {number('mem_total_gb'):.1f} GB" if number('mem_total_gb') else ' GB')
     card = [f.format(number(k)) for k, f in dict(gpu_temp_c='{:.0f} °C', gpu_util='{:.0f} % busy', gpu_power_w='{:.0f} W').items() if number(k) is not None]
     if card: out['GPU'] = ', '.join(card)
     if (wh := _latest(rows, 'energy_wh')) is not None:
         p, cost = view.progress, wh/1000*price
-        out['energy'] = f'{wh:.3g} Wh, {_money(cost, currency)}' + (f' (about {_money(cost/p, currency)} at the end)' if p and p < 1 and view.state not in ENDED else '')
+        out['energy'] = f'{wh:.3g} Wh, {_money(cost, currency)}' + (f'; {_money(cost/p, currency)} at the end' if p and p < 1 and view.state not in ENDED else '')
     if number('skipped'): out['skipped steps'] = f"{number('skipped'):,.0f}"
     return out
 
@@ -351,12 +358,12 @@ def summary_html(
     page = '' if theme == 'auto' else f"background:{t['bg']};color:{t['fg']};"
     who = ' · '.join(str(v) for v in (view.info.get('preset'), f"{view.info['params']/1e6:,.1f} M parameters" if view.info.get('params') else None, view.info.get('device'), view.info.get('precision')) if v)
     bar = '' if p is None else (f'<div style="height:6px;border-radius:3px;background:rgba(128,128,128,.3);margin:7px 0 9px"><div style="height:6px;border-radius:3px;width:{100*p:.1f}%;background:{color}"></div></div>')
-    cells = ''.join(f'<div style="flex:1 1 22%;min-width:150px"><div style="font-size:11.5px;opacity:.75">{html.escape(k)}</div><div style="font-weight:600">{html.escape(v)}</div></div>' for k, v in facts(view, price, currency).items())
+    cells = ''.join(f'<div><div style="font-size:11.5px;opacity:.75">{html.escape(k)}</div><div style="font-weight:600">{html.escape(v)}</div></div>' for k, v in facts(view, price, currency).items())
     lines = ''.join(f'<div style="margin-top:8px">{html.escape(s)}</div>' for s in (note(view), extra) if s)
     return (f'<div style="{page}max-width:{width-26}px;padding:10px 12px;border:1px solid rgba(128,128,128,.35);border-radius:6px;font:13px/1.35 system-ui,sans-serif">'
             f'<b style="font-size:15px">{html.escape(view.name)}</b> <span style="background:{color};color:white;border-radius:9px;padding:1px 9px;margin:0 6px">{html.escape(view.state)}'
             f'{"" if p is None else f" {p:.0%}"}</span><span style="opacity:.75">{html.escape(who)}</span>{bar}'
-            f'<div style="display:flex;flex-wrap:wrap;gap:7px 14px">{cells}</div>{lines}{_story(view.sample)}</div>')
+            f'<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:7px 14px">{cells}</div>{lines}{_story(view.sample)}</div>')
 
 # %% ../nbs/12_dashboard.ipynb #c039
 def _kernel():
@@ -453,12 +460,12 @@ class Controls:
     ):
         import ipywidgets as w
         self.view, self.changed = view, False
-        narrow = dict(layout=w.Layout(width='auto'), indent=False)
-        self.parts = dict(smooth=w.IntSlider(options['smooth'], 0, 200, description='smoothing', continuous_update=False, layout=w.Layout(width='260px')),
-            log_loss=w.Checkbox(options['log_loss'], description='log loss', **narrow), log_x=w.Checkbox(options['log_x'], description='log axis below', **narrow),
+        narrow = dict(layout=w.Layout(width='auto', margin='0 8px 0 4px'), indent=False)
+        self.parts = dict(smooth=w.IntSlider(options['smooth'], 0, 200, description='smoothing', continuous_update=False, style=dict(description_width='70px'), layout=w.Layout(width='215px')),
+            log_loss=w.Checkbox(options['log_loss'], description='log loss', **narrow), log_x=w.Checkbox(options['log_x'], description='log x', **narrow),
             x=w.Dropdown(options=['step', 'tokens', 'time'], value=options['x'], layout=w.Layout(width='90px')))
         for p in self.parts.values(): p.observe(self._note, 'value')
-        self.stop, self.sample = w.Button(description='stop cleanly', icon='stop', button_style='warning'), w.Button(description='sample now', icon='pencil')
+        self.stop, self.sample = w.Button(description='stop cleanly', icon='stop', button_style='warning', layout=w.Layout(width='auto')), w.Button(description='sample now', icon='pencil', layout=w.Layout(width='auto'))
         for button, what in ((self.stop, 'STOP'), (self.sample, 'SAMPLE')): button.on_click(lambda b, what=what: self._ask(b, what))
         self.box = w.HBox([*self.parts.values(), *([self.sample, self.stop] if live else [])], layout=w.Layout(flex_flow='row wrap', align_items='center', width='100%'))
 
@@ -505,8 +512,9 @@ class Screen:
         options: dict,         # for `draw`
         controls: bool=False,
         width: int=800,
+        dpi: int=150,          # of the last picture; 100 is one pixel a point
     ):
-        self.view, self.options, self.width, self.shown = view, options, width, {}
+        self.view, self.options, self.width, self.dpi, self.shown = view, options, width, dpi, {}
         self.notebook = _kernel() is not None
         self.controls = Controls(view, {k: options[k] for k in ('x', 'smooth', 'log_loss', 'log_x')}) if controls else None
 
@@ -526,7 +534,7 @@ class Screen:
             self.shown['controls'] = display(self.controls.box, display_id=True)
         if self.controls: self.controls.refresh()
 
-    def picture(self, dpi=110, colors=None):
+    def picture(self, dpi=100, colors=None):
         "Bring the picture up to date."
         if not self.notebook: return
         if self.controls: self.options |= self.controls.values(); self.controls.changed = False
@@ -541,7 +549,7 @@ class Screen:
             self.shown['controls'].update({'text/plain': '', 'text/html': ''}, raw=True)
             self.options |= self.controls.values()
             self.controls.close(); self.controls = None
-        self.words(extra); self.picture(dpi=160, colors=128)
+        self.words(extra); self.picture(self.dpi, colors=64)
 
 # %% ../nbs/12_dashboard.ipynb #c054
 def _over(view: RunView, process, until, began: float, wait: float)->bool:
@@ -586,6 +594,7 @@ def watch(
     every: float=3.,       # seconds between redraws, at least; more where drawing is slow
     wait: float=900.,      # give up after so many seconds without any sign of a run
     width: int=800,        # of the picture, in points
+    dpi: int=150,          # of the last picture; 100 is one pixel a point
 )->str:                    # the run's state in the end: 'finished', 'stopped', 'failed', 'lost', or 'running' if you stopped watching
     "Show a run live until it ends. Interrupting does not hurt the run."
     view = RunView(run)
@@ -593,13 +602,14 @@ def watch(
     draw([], **options)                                # wrong options are told now
     screen = extra = None
     try:
-        screen = Screen(view, options, widgets_alive() if controls is None else controls, width)
+        screen = Screen(view, options, widgets_alive() if controls is None else controls, width, dpi)
         _loop(screen, process, until, wait, every)
     except KeyboardInterrupt: pass
     try:
         view.read()
-        if process is not None and process.poll() is not None and view.state == 'running': view.state = 'lost'
-        (screen or Screen(view, options, False, width)).end('' if view.state in ENDED else _farewell(view))
+        code = process.poll() if process is not None else None
+        if code is not None and view.state in ('running', 'waiting'): view.state = 'lost'
+        (screen or Screen(view, options, False, width, dpi)).end(f'The training process ended with status {code}; what it printed says why.' if code else '' if view.state in ENDED else _farewell(view))
     except KeyboardInterrupt: print(_farewell(view))
     return view.state
 
@@ -618,6 +628,7 @@ def show(
     theme: str='auto',      # 'auto', 'light' or 'dark'
     price: float=.30,       # of a kWh
     currency: str='$',
+    dpi: int=150,           # of the picture; 100 is one pixel a point
     **options,              # more of what `draw` takes: x, smooth, log_loss, log_x, papers
 ):
     "Show a run, or compare several, as they are now."
@@ -625,7 +636,7 @@ def show(
     several = isinstance(runs, (list, tuple))
     for r in runs if several else [runs]: _load(r)                     # a wrong path is told before anything is shown
     if not several:
-        screen = Screen(RunView(runs), options, controls, width)
+        screen = Screen(RunView(runs), options, controls, width, dpi)
         if not controls: return screen.end()
         screen.words(); screen.picture()
         for p in screen.controls.parts.values(): p.observe(lambda change: screen.picture(), 'value')
@@ -635,4 +646,4 @@ def show(
     from IPython.display import display
     fig = draw(list(runs), width=width, **options)
     display({'text/html': _compare_html(views, price, currency), 'text/plain': '\n'.join(summary_text(v, price, currency) for v in views)}, raw=True)
-    display({'image/png': base64.b64encode(figure_bytes(fig, dpi=130)).decode(), 'text/plain': '<curves>'}, raw=True, metadata={'image/png': dict(width=width)})
+    display({'image/png': base64.b64encode(figure_bytes(fig, dpi=dpi)).decode(), 'text/plain': '<curves>'}, raw=True, metadata={'image/png': dict(width=width)})
