@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT/'.ci'))
 import kaggle as builder                     # .ci/kaggle.py, not the package of that name
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError
 from nbconvert import HTMLExporter
 
 FILES = ('model.safetensors', 'config.json', 'chunk_tokenizer.json', 'metrics.jsonl', 'samples.jsonl', 'stories.txt', 'plot.png', 'plot.svg', 'MODEL_CARD.md')
@@ -41,6 +42,14 @@ def environment(box, minutes):
     return keep | dict(KAGGLE_KERNEL_RUN_TYPE='Batch', I3NB_INPUT=str(box/'read only'/'input'), I3NB_WORKING=str(box/'working'), I3NB_SCRATCH=str(box/'scratch'),
         I3NB_PRESET='i3-tiny', I3NB_MINUTES=str(minutes), I3NB_DATA=str(box/'read only'/'input'/'data set'/'stories.jsonl'), I3NB_VAL_DATA=str(box/'read only'/'input'/'data set'/'held out.jsonl'),
         I3NB_BATCH_SIZE='4', I3NB_ARGS='--eval_every 10 --eval_docs 4 --warmup 3 --seq_len 128', HF_HUB_OFFLINE='1')
+
+def interrupted(notebook, box, minutes, seconds=30):
+    "Run the notebook until the cell that watches has lasted so long; then its kernel is gone, as when a session's page is lost"
+    nb = nbformat.read(notebook, as_version=4)
+    (box/'working').mkdir(exist_ok=True)
+    try: NotebookClient(nb, timeout=seconds, kernel_name='python3', resources={'metadata': {'path': str(box/'working')}}).execute(env=environment(box, minutes))
+    except CellTimeoutError as e: assert 'session.watch' in str(e), f'not the watching cell was slow: {e}'
+    else: raise AssertionError('the training was over before the kernel could be killed')
 
 def execute(notebook, box, minutes):
     "Run the notebook in the working folder; the executed notebook"
@@ -97,9 +106,14 @@ def test(keep):
             meta = builder.build(box/'push')
             notebook = box/'push'/meta['code_file']
             make_data(box/'read only'/'input'/'data set'); read_only(box/'read only'/'input')
-            say('first session')
-            nb = execute(notebook, box, .7)
+            say('first session: the kernel is lost while it watches')
+            interrupted(notebook, box, .9)
             run = box/'working'/'i3-tiny'
+            before = json.loads((run/'launch.json').read_text())
+            say('run again: it attaches')
+            nb = execute(notebook, box, .9)
+            assert 'attached to the training' in printed(nb), printed(nb)
+            assert json.loads((run/'launch.json').read_text()) == before, 'a second training was started'
             check_outputs(nb); check_html(nb, keep/'first.html'); check_files(run); check_library(box)
             assert sorted(p.name for p in (box/'working').iterdir()) == ['i3-tiny'], 'files outside the run folder'
             first = rows_of(run)

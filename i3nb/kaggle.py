@@ -22,7 +22,7 @@ from fastcore.script import call_parse
 import i3nb
 from .core import I3Config, I3Error, PRESETS, arch_serves, cpu_bf16_speedup, param_count, user_errors, write_atomic
 from .data import HUB, hub_offline, hub_problem, open_sources
-from .telemetry import GB, find_card, load_nvml, perplexity, plot_run, read_metrics, to_columns, _ask, _total_ram
+from .telemetry import GB, find_card, load_nvml, perplexity, plot_run, read_metrics, to_columns, _ask, _time, _total_ram
 from .trainer import FIXED, check_checkpoint, last_good_checkpoint
 from .dashboard import watch as _dashboard
 
@@ -532,6 +532,7 @@ def launch(
     command: list,            # from `train_command`
     env: dict=None,           # from `train_env`
     seconds: float=None,      # after so long it is asked to stop; None: never
+    **note,                   # kept in `launch.json`, too
 )->Run:
     "Start training in a process of its own, or attach to the one that runs."
     folder = Path(folder).absolute()
@@ -544,7 +545,7 @@ def launch(
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try: born = psutil.Process(p.pid).create_time()
     except psutil.Error: born = time.time()
-    write_atomic(folder/'launch.json', json.dumps(dict(pid=p.pid, born=born, deadline=deadline, library=str(Path(i3nb.__file__).parent.parent), command=command), indent=1)+'\n')
+    write_atomic(folder/'launch.json', json.dumps(dict(pid=p.pid, born=born, deadline=deadline, library=str(Path(i3nb.__file__).parent.parent), command=command, **note), indent=1)+'\n')
     threading.Thread(target=p.wait, daemon=True).start()         # so that no zombie is left
     return Run(folder)
 
@@ -659,7 +660,7 @@ def run_figures(folder)->dict:
     def show(v, f): return None if v is None else f.format(v)
     rows = {
         'parameters': show(status.get('params'), '{:,}'), 'optimizer steps': show(_last(c, 'step'), '{:,.0f}'), 'tokens trained on': show(_last(c, 'tokens'), '{:,.0f}'),
-        'training time': show(_last(c, 'elapsed_s') and _last(c, 'elapsed_s')/3600, '{:.2f} hours'),
+        'training time': _last(c, 'elapsed_s') and _time(_last(c, 'elapsed_s')),
         'device': status.get('device') and f"{status['device']}" + (f" × {status['world_size']}" if status.get('world_size', 1) > 1 else '') + f", {status.get('precision', '')}",
         'training loss, last step': show(_last(c, 'loss'), '{:.3f} nats a token'), 'validation loss': show(_last(c, 'val_loss'), '{:.3f} nats a token'),
         'validation perplexity, a token': show(_last(c, 'val_ppl'), '{:.2f}'), 'validation bits per byte': show(_last(c, 'val_bits_per_byte'), '{:.3f}'),
@@ -816,11 +817,18 @@ class Session:
 from fastcore.basics import patch
 
 @patch
+def _end(self: Session, before: float)->float:
+    "When to end, in minutes on the run's clock: a run that was interrupted keeps its end."
+    noted, self.minutes = _json(self.folder/'launch.json'), budget(self.knobs['hours'], time_left(self.places.on_kaggle))
+    rest = noted.get('end', 0.) - before
+    if noted.get('hours') == self.knobs['hours'] and rest > .01: self.minutes = min(self.minutes, rest)
+    return before + self.minutes
+
+@patch
 def args(self: Session)->list:
     "Arguments of `i3nb_train` for this session."
     k, before = self.knobs, earlier_minutes(self.folder)
-    self.minutes = budget(k['hours'], time_left(self.places.on_kaggle))
-    out = [*self.plan.args(), '--out', str(self.folder), '--minutes', f'{before+self.minutes:.4g}', '--checkpoint_every', '200', '--data', self._data()]
+    out = [*self.plan.args(), '--out', str(self.folder), '--minutes', f'{self._end(before):.3f}', '--checkpoint_every', '200', '--data', self._data()]
     if k.get('val_data'): out += ['--val_data', k['val_data']]
     if limit := k.get('max_mb') or (300 if k['data'] == 'auto' else None): out += ['--max_mb', f'{limit:g}']
     return (keep_settings(out, self.folder) if before else out) + shlex.split(k.get('args') or '')
@@ -832,9 +840,14 @@ def _data(self: Session)->str:
     return old if old and self.knobs['data'] == 'auto' and checkpoints_below(self.folder) else self.data[0]
 
 @patch
-def start(self: Session, say=print)->Path:
-    "Start training, or attach to it; returns the run folder."
+def start(self: Session,
+    more=False,    # train on where the run is finished, for `hours` more
+    say=print,
+)->Path:           # the run folder
+    "Start training, or attach to it."
     if attach(self.folder): say(f'attached to the training that runs in {self.folder.name}/'); return self.folder
+    if self.run.state == 'finished' and not more and _json(self.folder/'launch.json').get('hours') in (None, self.knobs['hours']):
+        say(f'the run in {self.folder.name}/ is finished; session.start(more=True) trains on for {self.knobs["hours"]:g} more hours'); return self.folder
     report = self.report or self.preflight()
     if report.verdict == 'stop': raise I3Error('not started: ' + '; '.join(f'{c.what}: {c.found}; {c.remedy}' for c in report if c.verdict == 'stop'))
     if found := find_checkpoint(self.places.input, self.cfg, say):
@@ -844,8 +857,8 @@ def start(self: Session, say=print)->Path:
     env = train_env(self.facts, self.plan, self.places.scratch, overlay)
     if self.plan.cards and (wrong := probe(env, self.plan.processes)): raise I3Error(f'the card does not compute: {wrong}; restart the session, or choose another accelerator')
     args = self.args()
-    launch(self.folder, train_command(args, self.plan.processes, self.places.scratch), env, 60*self.minutes+1200)
-    say(f'training {self.plan.preset} for {self.minutes:.0f} minutes into {self.folder.name}/')
+    launch(self.folder, train_command(args, self.plan.processes, self.places.scratch), env, 60*self.minutes+1200, hours=self.knobs['hours'], end=float(args[args.index('--minutes')+1]))
+    say(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
     return self.folder
 
 @patch
