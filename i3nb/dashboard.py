@@ -545,8 +545,8 @@ class Screen:
 
     def end(self, extra=''):
         "The last words and the last picture; no controls."
-        if self.controls and 'controls' in self.shown:
-            self.shown['controls'].update({'text/plain': '', 'text/html': ''}, raw=True)
+        if self.controls:
+            if 'controls' in self.shown: self.shown['controls'].update({'text/plain': '', 'text/html': ''}, raw=True)
             self.options |= self.controls.values()
             self.controls.close(); self.controls = None
         self.words(extra); self.picture(self.dpi, colors=64)
@@ -568,11 +568,12 @@ def _farewell(view: RunView)->str:
 def _loop(screen: Screen, process, until, wait: float, every: float):
     "Redraw until it is over."
     view, began, drawn = screen.view, time.monotonic(), None
-    image, text = Pace(.008, every), Pace(.002, min(every, 2.) if screen.notebook else 30.)
+    image, look, text = Pace(.008, every), Pace(.001, 1.), Pace(.001, 2. if screen.notebook else 30.)
     while True:
-        if text.due():
-            text.run(lambda: (view.read(), screen.words()))
+        if look.due():
+            look.run(view.read)
             if _over(view, process, until, began, wait): return
+        if text.due(): text.run(screen.words)
         fresh = (len(view.rows), view.last.get('step')) != drawn
         if (screen.controls and screen.controls.changed) or (fresh and image.due()):
             drawn = len(view.rows), view.last.get('step')
