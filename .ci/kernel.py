@@ -47,7 +47,8 @@ def interrupted(notebook, box, minutes, seconds=30):
     "Run the notebook until the cell that watches has lasted so long; then its kernel is gone, as when a session's page is lost"
     nb = nbformat.read(notebook, as_version=4)
     (box/'working').mkdir(exist_ok=True)
-    try: NotebookClient(nb, timeout=seconds, kernel_name='python3', resources={'metadata': {'path': str(box/'working')}}).execute(env=environment(box, minutes))
+    try: NotebookClient(nb, timeout=seconds, kernel_name='python3', resources={'metadata': {'path': str(box/'working')}}).execute(
+        env=environment(box, minutes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)      # its dying words
     except CellTimeoutError as e: assert 'session.watch' in str(e), f'not the watching cell was slow: {e}'
     else: raise AssertionError('the training was over before the kernel could be killed')
 
