@@ -54,6 +54,8 @@ class Card:
     memory_gb: float       # units of 1e9 bytes
     uuid: str|None = None
 
+    def __post_init__(self): object.__setattr__(self, 'capability', tuple(self.capability))   # JSON has lists only
+
 @dataclass(frozen=True)
 class Facts:
     "What a plan depends on."
@@ -61,7 +63,7 @@ class Facts:
     torch: str = ''                  # the installed version
     cuda: str|None = None            # the CUDA it was built for; None: built without
     archs: tuple = ()                # the cards it holds code for, `sm_…` and `compute_…`
-    cuda_ok: bool = False            # whether it finds a driver that it can work with
+    cuda_ok: bool = True             # whether it finds a driver that it can work with
     driver: str|None = None
     driver_cuda: tuple|None = None   # the newest CUDA the driver knows
     python: str = ''
@@ -138,7 +140,7 @@ def torch_for(
 )->str|None:            # '' for the torch that is here, a version to install, or None where none serves
     "The torch that runs on a card."
     if facts.cuda_ok and arch_serves(capability, facts.archs): return ''
-    if facts.cuda is None: return None                       # a torch without CUDA was somebody's choice: it is left alone
+    if facts.cuda is None and not facts.archs: return None                       # a torch without CUDA was somebody's choice: it is left alone
     for version, (cuda, archs) in RELEASES.items():
         if arch_serves(capability, archs) and (facts.driver_cuda is None or facts.driver_cuda[0] >= cuda[0]): return version
 
@@ -664,6 +666,7 @@ def run_figures(folder)->dict:
         'parameters': show(status.get('params'), '{:,}'), 'optimizer steps': show(_last(c, 'step'), '{:,.0f}'), 'tokens trained on': show(_last(c, 'tokens'), '{:,.0f}'),
         'training time': _last(c, 'elapsed_s') and _time(_last(c, 'elapsed_s')),
         'device': status.get('device') and f"{status['device']}" + (f" × {status['world_size']}" if status.get('world_size', 1) > 1 else '') + f", {status.get('precision', '')}",
+        'ended': None if status.get('state') in (None, 'finished') else f"{status['state']}, before its time",
         'training loss, last step': show(_last(c, 'loss'), '{:.3f} nats a token'), 'validation loss': show(_last(c, 'val_loss'), '{:.3f} nats a token'),
         'validation perplexity, a token': show(_last(c, 'val_ppl'), '{:.2f}'), 'validation bits per byte': show(_last(c, 'val_bits_per_byte'), '{:.3f}'),
         'tokens a second, median': show(float(sorted(speed)[len(speed)//2]) if len(speed) else None, '{:,.0f}'),
@@ -751,11 +754,20 @@ def stories(
 
 KEPT = ('model.safetensors', 'config.json', 'chunk_tokenizer.json', 'metrics.jsonl', 'samples.jsonl', 'stories.txt', 'plot.png', 'plot.svg', 'MODEL_CARD.md')
 
+def _model_so_far(folder: Path):
+    "A run that was stopped leaves the model of its last checkpoint, if its tokenizer is there."
+    if (folder/'model.safetensors').exists() or not (folder/'chunk_tokenizer.json').exists(): return
+    if not (good := last_good_checkpoint(folder, say=lambda *_: None)): return
+    I3Config.from_dict(good[1]['config']).save(folder)
+    tmp = Path(shutil.copyfile(good[0]/'model.safetensors', folder/'.model.tmp'))
+    os.replace(tmp, folder/'model.safetensors')
+
 def leave(
     folder,      # a run folder
 )->dict:         # file -> bytes, of what is there of `KEPT`
     "Write curves, stories and the model card."
     folder = Path(folder)
+    _model_so_far(folder)
     for kind in ('png', 'svg'): plot_run(folder, folder/f'plot.{kind}')
     write_atomic(folder/'stories.txt', stories(folder) or 'no story was written\n')
     write_atomic(folder/'MODEL_CARD.md', model_card(folder))
@@ -883,7 +895,9 @@ def finish(self: Session)->Path:
     run = self.run
     if run.alive: raise I3Error('training is still running: run the cell above to watch it, or session.run.stop() to end it')
     if run.state in ('failed', 'none'): raise I3Error(explain(run) if run.state == 'failed' else 'nothing was trained yet; run the cells above')
-    for name, size in leave(self.folder).items(): print(f'{size/1000:12,.1f} kB  {self.folder.name}/{name}')
+    files = leave(self.folder)
+    for name, size in files.items(): print(f'{size/1000:12,.1f} kB  {self.folder.name}/{name}')
+    if run.state == 'stopped': print('Stopped before its end: run the cells above to go on' + ('.' if 'model.safetensors' in files else '; the model is made at the end.'))
     return self.folder
 
 # %% ../nbs/14_kaggle.ipynb #c101
