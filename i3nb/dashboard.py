@@ -227,6 +227,13 @@ def _adjust(panel, ax, c, x, smooth: int, log_loss: bool, log_x: bool):
         ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}')
     if log_x and ax.has_data() and np.nanmax(x, initial=0) > 0: ax.set_xscale('log')
 
+def _into_gap(ax):
+    "Put the legend where the lines, flat ones, leave most room."
+    top = ax.get_ylim()[1]
+    at = sorted([0., 1., *(float(np.nanmax(l.get_ydata(), initial=0))/top for l in ax.lines)])
+    _, middle = max((b-a, (a+b)/2) for a, b in zip(at, at[1:]))
+    ax.get_legend().set(loc='center right'); ax.get_legend().set_bbox_to_anchor((1, middle))
+
 def draw(
     runs,                 # a run folder, a metrics file, rows or a RunView; or a list of folders, to compare
     out=None,             # where to save the figure, too: .png, .svg or .pdf
@@ -257,7 +264,7 @@ def draw(
         ax.set_title(ax.get_title(), y=1); ax.minorticks_off()              # both save a third of the drawing time
         _finish(panel, ax, t, label, (1, None) if log_x and label == 'step' else (None, None) if log_x else _span(xs), one)
         if paper: ax.set_xlabel(paper)
-        if panel is panel_vram and ax.get_legend(): ax.get_legend().set_loc('lower right')
+        if panel is panel_vram and ax.get_legend(): _into_gap(ax)
     if not one: _name_runs(fig, [n for n, _ in data], t)
     if out is not None: write_atomic(out, figure_bytes(fig, Path(out).suffix[1:].lower() or 'png'))
     return fig
@@ -302,6 +309,8 @@ def facts(
     if (wh := _latest(rows, 'energy_wh')) is not None:
         p, cost = view.progress, wh/1000*price
         out['energy'] = f'{wh:.3g} Wh, {_money(cost, currency)}' + (f'; {_money(cost/p, currency)} at the end' if p and p < 1 and view.state not in ENDED else '')
+    sizes = [r['micro_batch'] for r in rows if r.get('micro_batch')]
+    if sizes and sizes[-1] < max(sizes): out['micro-batch'] = f'{sizes[-1]} (was {max(sizes)}: memory ran out)'
     if number('skipped'): out['skipped steps'] = f"{number('skipped'):,.0f}"
     return out
 
@@ -356,7 +365,8 @@ def summary_html(
     "The words as HTML."
     t, p, color = LOOKS[theme], view.progress, _STATE_COLOR.get(view.state, '#777777')
     page = '' if theme == 'auto' else f"background:{t['bg']};color:{t['fg']};"
-    who = ' · '.join(str(v) for v in (view.info.get('preset'), f"{view.info['params']/1e6:,.1f} M parameters" if view.info.get('params') else None, view.info.get('device'), view.info.get('precision')) if v)
+    who = ' · '.join(str(v) for v in (view.info.get('preset'), f"{view.info['params']/1e6:,.1f} M parameters" if view.info.get('params') else None,
+        (f"{view.info['world_size']} × " if (view.info.get('world_size') or 1) > 1 else '') + str(view.info.get('device') or ''), view.info.get('precision')) if v)
     bar = '' if p is None else (f'<div style="height:6px;border-radius:3px;background:rgba(128,128,128,.3);margin:7px 0 9px"><div style="height:6px;border-radius:3px;width:{100*p:.1f}%;background:{color}"></div></div>')
     cells = ''.join(f'<div><div style="font-size:11.5px;opacity:.75">{html.escape(k)}</div><div style="font-weight:600">{html.escape(v)}</div></div>' for k, v in facts(view, price, currency).items())
     lines = ''.join(f'<div style="margin-top:8px">{html.escape(s)}</div>' for s in (note(view), extra) if s)
