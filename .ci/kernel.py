@@ -3,7 +3,7 @@
 Usage: python .ci/kernel.py [--keep FOLDER]
 The notebook is the built one (build/kaggle/), unchanged, in an empty folder: a read-only input below an odd path, a working folder, a scratch folder,
 no HOME. Small by environment variables only: the tiny preset, local data, seconds of training. A few minutes on two cores."""
-import argparse, json, os, shutil, subprocess, sys, tempfile, time
+import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +17,17 @@ from nbconvert import HTMLExporter
 FILES = ('model.safetensors', 'config.json', 'chunk_tokenizer.json', 'metrics.jsonl', 'samples.jsonl', 'stories.txt', 'plot.png', 'plot.svg', 'MODEL_CARD.md')
 
 def say(text): print(f'[kernel] {text}', flush=True)
+
+def check_push(folder):
+    "What `kaggle kernels push` and Kaggle ask of the folder (kaggle 2.2.4, its `kernels_push`)"
+    meta = json.loads((folder/'kernel-metadata.json').read_text())
+    owner, slug = meta['id'].split('/')
+    assert re.sub(r'[^a-z0-9]+', '-', meta['title'].lower()).strip('-') == slug and len(meta['title']) >= 5, 'title and id do not agree'
+    assert meta['language'] == 'python' and meta['kernel_type'] == 'notebook' and meta['machine_shape'] == 'NvidiaTeslaT4'     # that is 2 × T4
+    assert meta['is_private'] and meta['enable_gpu'] and meta['enable_internet']
+    size = (folder/meta['code_file']).stat().st_size
+    assert size < 1_000_000, f'{size} bytes: Kaggle takes notebooks of up to 1 MB'
+    assert not any(c.get('outputs') for c in json.loads((folder/meta['code_file']).read_text())['cells']), 'outputs in the notebook'
 
 def make_data(folder):
     "A few hundred made-up stories as somebody's own file"
@@ -106,6 +117,7 @@ def test(keep):
         try:
             meta = builder.build(box/'push')
             notebook = box/'push'/meta['code_file']
+            check_push(box/'push')
             make_data(box/'read only'/'input'/'data set'); read_only(box/'read only'/'input')
             say('first session: the kernel is lost while it watches')
             interrupted(notebook, box, .9)

@@ -241,12 +241,12 @@ INSTALL_GB = 12   # while pip unpacks; 5 stay
 SHARED = ('filelock', 'fsspec', 'jinja2', 'markupsafe', 'networkx', 'numpy', 'typing-extensions')   # used by torch and by others
 
 def _versions(names)->list:
-    "`name==version` of those that are installed."
+    "`name==version` of those that are installed, as releases that pip can find."
     found = []
     for name in names:
         try: found.append(f'{name}=={metadata.version(name)}')
         except metadata.PackageNotFoundError: pass
-    return found
+    return [f for f in found if '+' not in f]
 
 def install_torch(
     version: str,    # a plain release on PyPI
@@ -848,7 +848,7 @@ def args(self: Session)->list:
     k, before = self.knobs, earlier_minutes(self.folder)
     out = [*self.plan.args(), '--out', str(self.folder), '--minutes', f'{self._end(before):.3f}', '--checkpoint_every', '200', '--data', self._data()]
     if k.get('val_data'): out += ['--val_data', k['val_data']]
-    if limit := k.get('max_mb') or (300 if k['data'] == 'auto' else None): out += ['--max_mb', f'{limit:g}']
+    if limit := k.get('max_mb') or ((300 if self.plan.cards else 20) if k['data'] == 'auto' else None): out += ['--max_mb', f'{limit:g}']
     return (keep_settings(out, self.folder) if before else out) + shlex.split(k.get('args') or '')
 
 @patch
