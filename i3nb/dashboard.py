@@ -234,6 +234,7 @@ def _into_gap(ax):
     _, middle = max((b-a, (a+b)/2) for a, b in zip(at, at[1:]))
     ax.get_legend().set(loc='center right'); ax.get_legend().set_bbox_to_anchor((1, middle))
 
+# %% ../nbs/12_dashboard.ipynb #c027
 def draw(
     runs,                 # a run folder, a metrics file, rows or a RunView; or a list of folders, to compare
     out=None,             # where to save the figure, too: .png, .svg or .pdf
@@ -275,7 +276,7 @@ def _name_runs(fig, names: list, t: dict):
     lines = [Line2D([], [], color=t['colors'][i % len(t['colors'])], lw=2, label=n) for i, n in enumerate(names)] + [Line2D([], [], color=t['dim'], lw=1.2, ls='--', label='validation; peak')]
     fig.legend(handles=lines, loc='upper left', bbox_to_anchor=(.05, 1-.06/fig.get_figheight()), ncols=4, frameon=False, fontsize=8.5, labelcolor=t['fg'], borderaxespad=0)
 
-# %% ../nbs/12_dashboard.ipynb #c030
+# %% ../nbs/12_dashboard.ipynb #c033
 def _best(rows: list, key: str):
     "(lowest value, its step), or None."
     known = [(r[key], r['step']) for r in rows if isinstance(r.get(key), (int, float)) and math.isfinite(r[key])]
@@ -286,6 +287,7 @@ def _latest(rows: list, key: str, n=1):
     known = [r[key] for r in rows[-n-20:] if isinstance(r.get(key), (int, float))][-n:]
     return sum(known)/len(known) if known else None
 
+def _clock(s: float)->str: return _time(s if s < 60 else float(round(s)))      # not 2:60
 def _money(amount: float, currency: str)->str: return f'{currency}{amount:.2f}' if amount >= .1 else f'{currency}{amount:.2g}'
 
 def facts(
@@ -297,8 +299,8 @@ def facts(
     r, rows, out = view.last, view.rows, {}
     def number(k): return r.get(k) if isinstance(r.get(k), (int, float)) else None
     if r: out['step'] = f"{r['step']:,}" + (f' of {view.info["iters"]:,}' if view.info.get('iters') else '') + (f", {number('tokens'):,} tokens" if number('tokens') else '')
-    if (t := number('elapsed_s')) is not None: out['elapsed'] = _time(t)
-    if view.left_s and view.state not in ENDED: out['remaining'] = _time(view.left_s)
+    if (t := number('elapsed_s')) is not None: out['elapsed'] = _clock(t)
+    if view.left_s and view.state not in ENDED: out['remaining'] = _clock(view.left_s)
     if best := _best(rows, 'val_ppl'): out['best validation perplexity'] = f'{best[0]:,.4g} (step {best[1]:,})'
     if (v := _latest(rows, 'loss', 20)) is not None: out['loss, last 20 steps'] = f'{v:.3f}'
     if best := _best(rows, 'val_bits_per_byte'): out['best bits per byte'] = f'{best[0]:.3g}'
@@ -314,7 +316,7 @@ def facts(
     if number('skipped'): out['skipped steps'] = f"{number('skipped'):,.0f}"
     return out
 
-# %% ../nbs/12_dashboard.ipynb #c033
+# %% ../nbs/12_dashboard.ipynb #c036
 def note(
     view: RunView,
 )->str:              # '' if all goes well
@@ -330,7 +332,7 @@ def note(
     if view.state == 'unknown': return 'This folder has no run.json: whether the run still goes on cannot be said.'
     if view.state == 'running' and not view.rows: return 'Started; no step is done yet.'
     quiet, usual = view.silent_s(), (view.last.get('elapsed_s') or 0)/max(1, len(view.rows))
-    if view.state == 'running' and quiet > max(120, 10*usual): return f'No step for {_time(quiet)}: a long evaluation, or it hangs.'
+    if view.state == 'running' and quiet > max(120, 10*usual): return f'No step for {_clock(quiet)}: a long evaluation, or it hangs.'
     return ''
 
 def summary_text(
@@ -343,7 +345,7 @@ def summary_text(
     bar = '' if p is None else f" [{'#'*round(20*p):<20}] {p:.0%}"
     return '\n'.join([f'{view.name}: {view.state}{bar}', *(f'  {k}: {v}' for k, v in facts(view, price, currency).items()), *([note(view)] if note(view) else [])])
 
-# %% ../nbs/12_dashboard.ipynb #c036
+# %% ../nbs/12_dashboard.ipynb #c039
 _STATE_COLOR = dict(running='#0072B2', finished='#009E73', stopped='#b37400', failed='#D55E00', lost='#D55E00')
 
 def _story(sample: dict|None)->str:
@@ -375,7 +377,7 @@ def summary_html(
             f'{"" if p is None else f" {p:.0%}"}</span><span style="opacity:.75">{html.escape(who)}</span>{bar}'
             f'<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:7px 14px">{cells}</div>{lines}{_story(view.sample)}</div>')
 
-# %% ../nbs/12_dashboard.ipynb #c039
+# %% ../nbs/12_dashboard.ipynb #c042
 def _kernel():
     "This process's Jupyter kernel, None outside of one."
     if 'IPython' not in sys.modules: return None
@@ -411,7 +413,7 @@ def pump()->bool:      # whether messages can be taken here
         try: _deliver(kernel, stream, frames)
         except Exception as e: print(f'i3nb.dashboard: a message was not understood ({type(e).__name__})', file=sys.stderr)
 
-# %% ../nbs/12_dashboard.ipynb #c041
+# %% ../nbs/12_dashboard.ipynb #c044
 def _wait_for(done, timeout: float)->bool:
     "Pump messages until `done()` or the time is over."
     end = time.monotonic()+timeout
@@ -449,7 +451,7 @@ def widgets_alive(
     if said or kaggle: return said == '1' or (not said and kaggle == 'Interactive')
     return front_end_answers(timeout)
 
-# %% ../nbs/12_dashboard.ipynb #c046
+# %% ../nbs/12_dashboard.ipynb #c049
 def ask_run(
     folder,       # the run folder
     what: str,    # 'STOP' (finish the step, save, end) or 'SAMPLE' (write a sample)
@@ -494,11 +496,11 @@ class Controls:
     def close(self):
         for w in (*self.parts.values(), self.stop, self.sample, self.box): w.close()
 
-# %% ../nbs/12_dashboard.ipynb #c049
+# %% ../nbs/12_dashboard.ipynb #c052
 class Pace:
     "Says when to draw again, so that drawing takes at most `share` of the time."
     def __init__(self,
-        share: float=.008,       # of the time
+        share: float=.007,       # of the time
         floor: float=3.,         # seconds between redraws, at least
         clock=time.monotonic,    # the time
         cost=time.thread_time,   # the time that drawing takes from the machine
@@ -514,7 +516,7 @@ class Pace:
             spent = self.cost()-began
             self.spent, self.n, self.next = self.spent+spent, self.n+1, self.clock()+max(self.floor, spent/self.share)
 
-# %% ../nbs/12_dashboard.ipynb #c052
+# %% ../nbs/12_dashboard.ipynb #c055
 class Screen:
     "The words, the controls and the picture of one run on the page."
     def __init__(self,
@@ -561,7 +563,7 @@ class Screen:
             self.controls.close(); self.controls = None
         self.words(extra); self.picture(self.dpi, colors=64)
 
-# %% ../nbs/12_dashboard.ipynb #c054
+# %% ../nbs/12_dashboard.ipynb #c057
 def _over(view: RunView, process, until, began: float, wait: float)->bool:
     "Whether there is nothing more to watch."
     if until is not None and (until(view) if callable(until) else time.monotonic()-began >= until): return True
@@ -578,7 +580,7 @@ def _farewell(view: RunView)->str:
 def _loop(screen: Screen, process, until, wait: float, every: float):
     "Redraw until it is over."
     view, began, drawn = screen.view, time.monotonic(), None
-    image, look, text = Pace(.008, every), Pace(.001, 1.), Pace(.001, 2. if screen.notebook else 30.)
+    image, look, text = Pace(.007, every), Pace(.001, 1.), Pace(.001, 2. if screen.notebook else 30.)
     while True:
         if look.due():
             look.run(view.read)
@@ -590,6 +592,7 @@ def _loop(screen: Screen, process, until, wait: float, every: float):
             image.run(screen.picture)
         pump(); time.sleep(.1 if screen.controls else .5)
 
+# %% ../nbs/12_dashboard.ipynb #c060
 def watch(
     run,                   # the run folder; it need not exist yet
     until=None,            # stop watching after so many seconds, or when a function of the RunView is true; None: when the run ends
@@ -624,7 +627,7 @@ def watch(
     except KeyboardInterrupt: print(_farewell(view))
     return view.state
 
-# %% ../nbs/12_dashboard.ipynb #c064
+# %% ../nbs/12_dashboard.ipynb #c070
 def _compare_html(views: list, price: float, currency: str)->str:
     "A table, one row a run."
     rows = [facts(v, price, currency) for v in views]
