@@ -28,6 +28,15 @@ def _json(path)->dict:
     except (OSError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
+def _number(v):
+    "`v` if it is a number that makes sense here, else None."
+    return v if isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e15 else None
+
+def _most(values)->float:
+    "The largest finite value, 0 without."
+    values = np.asarray(values, dtype=float)
+    return float(np.max(values[np.isfinite(values)], initial=0))
+
 def process_alive(
     info: dict,        # from run.json: `pid` and `host`
     written: float,    # when that was written, unix seconds
@@ -47,14 +56,16 @@ def run_state(
     "How a run stands. 'lost': it says that it runs, but its process is gone."
     file, folder = Path(folder)/'run.json', Path(folder)
     info = _json(file)
-    state = info.get('state')
+    state = info.get('state') if isinstance(info.get('state'), str) else None
     if not info: state = 'finished' if (folder/'model.safetensors').exists() else 'unknown' if (folder/'metrics.jsonl').exists() else 'waiting'
     if state == 'running':
         try: alive = process_alive(info, file.stat().st_mtime)
         except OSError: alive = None
         if alive is False: state = _json(file).get('state')        # it may have said its last word since
         if alive is False and state == 'running': state = 'lost'
-    return state or 'unknown', {k: v for k, v in (_json(folder/'settings.json') | info).items() if v is not None}
+    info = _json(folder/'settings.json') | info
+    info |= {k: _number(info.get(k)) for k in ('iters', 'minutes', 'params', 'world_size')}
+    return state or 'unknown', {k: v for k, v in info.items() if v is not None}
 
 # %% ../nbs/12_dashboard.ipynb #c011
 class RunView:
@@ -81,14 +92,18 @@ class RunView:
     @property
     def progress(self)->float|None:
         "How much of the run is done, 0 to 1; None where no end was set."
-        if (p := self.last.get('progress')) is not None: return min(1., max(0., p))
-        parts = [self.last.get(k, 0)/self.info[w]/u for k, w, u in (('step', 'iters', 1), ('elapsed_s', 'minutes', 60)) if self.info.get(w) and self.last.get(k) is not None]
-        return min(1., max(parts)) if parts else None
+        if (p := self.number('progress')) is not None: return min(1., max(0., p))
+        parts = [self.number(k)/self.info[w]/u for k, w, u in (('step', 'iters', 1), ('elapsed_s', 'minutes', 60)) if self.info.get(w) and self.number(k) is not None]
+        return min(1., max(0., *parts)) if parts else None
+
+    def number(self, key: str):
+        "A number of the last row, or None."
+        return _number(self.last.get(key))
 
     @property
     def left_s(self)->float|None:
         "Seconds to go, if it goes on as so far."
-        p, t = self.progress, self.last.get('elapsed_s')
+        p, t = self.progress, self.number('elapsed_s')
         return t*(1-p)/p if p and t is not None else None
 
     def silent_s(self)->float:
@@ -127,7 +142,7 @@ panel_patterns = panel_shares('patterns', 'Attention patterns: mean weight', ('s
 def panel_vram(ax, c, x, colors, t):
     "Memory, steady and at its peak, against what there is."
     panel_memory(ax, c, x, colors, t)
-    total, peak = (np.nanmax(c.get(k, [math.nan]), initial=0) for k in ('mem_total_gb', 'mem_peak_gb'))
+    total, peak = (_most(c.get(k, [])) for k in ('mem_total_gb', 'mem_peak_gb'))
     if not total or not ax.has_data(): return
     if total <= 5*peak: ax.axhline(total, color=t['dim'], lw=1.2, label=f'there is {total:.1f}'); ax.set_ylim(0, 1.12*total)
     else: ax.set_title(f'Memory (GB), of {total:.0f}')
@@ -163,7 +178,7 @@ def columns(
 )->dict:
     "What the panels draw from."
     rows = thin(rows)
-    c = to_columns(rows) | {k: _share_column(rows, k) for k in SHARES}
+    c = {k: np.where(abs(v) < 1e15, v, np.nan) for k, v in to_columns(rows).items()} | {k: _share_column(rows, k) for k in SHARES}
     if smooth:
         with np.errstate(all='ignore'):
             c['ppl'] = np.exp(smooth_line(c['loss'], smooth))
@@ -212,7 +227,7 @@ def _load(run):
 def _abscissa(cols: list, x: str)->tuple:
     "(name, an array for each run) of the horizontal axis."
     if x != 'time': return x, [c[x] for c in cols]
-    hours = max((np.nanmax(c['elapsed_s'], initial=0) for c in cols), default=0) > 3*3600
+    hours = max((_most(c['elapsed_s']) for c in cols), default=0) > 3*3600
     return ('hours', [c['elapsed_s']/3600 for c in cols]) if hours else ('minutes', [c['elapsed_s']/60 for c in cols])
 
 def _adjust(panel, ax, c, x, smooth: int, log_loss: bool, log_x: bool):
@@ -225,12 +240,12 @@ def _adjust(panel, ax, c, x, smooth: int, log_loss: bool, log_x: bool):
         lo, hi = ax.get_ylim()
         if hi < 12*lo: ax.yaxis.set_major_locator(MaxNLocator(4))          # less than a decade: even steps
         ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}')
-    if log_x and ax.has_data() and np.nanmax(x, initial=0) > 0: ax.set_xscale('log')
+    if log_x and ax.has_data() and _most(x) > 0: ax.set_xscale('log')
 
 def _into_gap(ax):
     "Put the legend where the lines, flat ones, leave most room."
     top = ax.get_ylim()[1]
-    at = sorted([0., 1., *(float(np.nanmax(l.get_ydata(), initial=0))/top for l in ax.lines)])
+    at = sorted([0., 1., *(_most(l.get_ydata())/top for l in ax.lines)])
     _, middle = max((b-a, (a+b)/2) for a, b in zip(at, at[1:]))
     ax.get_legend().set(loc='center right'); ax.get_legend().set_bbox_to_anchor((1, middle))
 
@@ -279,12 +294,12 @@ def _name_runs(fig, names: list, t: dict):
 # %% ../nbs/12_dashboard.ipynb #c033
 def _best(rows: list, key: str):
     "(lowest value, its step), or None."
-    known = [(r[key], r['step']) for r in rows if isinstance(r.get(key), (int, float)) and math.isfinite(r[key])]
+    known = [(v, r['step']) for r in rows if (v := _number(r.get(key))) is not None]
     return min(known) if known else None
 
 def _latest(rows: list, key: str, n=1):
     "Mean of the latest known values among the last `n`+20 rows, None without."
-    known = [r[key] for r in rows[-n-20:] if isinstance(r.get(key), (int, float))][-n:]
+    known = [v for r in rows[-n-20:] if (v := _number(r.get(key))) is not None][-n:]
     return sum(known)/len(known) if known else None
 
 def _clock(s: float)->str: return _time(s if s < 60 else float(round(s)))      # not 2:60
@@ -296,8 +311,7 @@ def facts(
     currency: str='$',
 )->dict:                 # name -> text
     "What there is to say about a run, most wanted first."
-    r, rows, out = view.last, view.rows, {}
-    def number(k): return r.get(k) if isinstance(r.get(k), (int, float)) else None
+    r, rows, out, number = view.last, view.rows, {}, view.number
     if r: out['step'] = f"{r['step']:,}" + (f' of {view.info["iters"]:,}' if view.info.get('iters') else '') + (f", {number('tokens'):,} tokens" if number('tokens') else '')
     if (t := number('elapsed_s')) is not None: out['elapsed'] = _clock(t)
     if view.left_s and view.state not in ENDED: out['remaining'] = _clock(view.left_s)
@@ -311,7 +325,7 @@ def facts(
     if (wh := _latest(rows, 'energy_wh')) is not None:
         p, cost = view.progress, wh/1000*price
         out['energy'] = f'{wh:.3g} Wh, {_money(cost, currency)}' + (f'; {_money(cost/p, currency)} at the end' if p and p < 1 and view.state not in ENDED else '')
-    sizes = [r['micro_batch'] for r in rows if r.get('micro_batch')]
+    sizes = [v for r in rows if (v := _number(r.get('micro_batch')))]
     if sizes and sizes[-1] < max(sizes): out['micro-batch'] = f'{sizes[-1]} (was {max(sizes)}: memory ran out)'
     if number('skipped'): out['skipped steps'] = f"{number('skipped'):,.0f}"
     return out
@@ -331,7 +345,7 @@ def note(
     if view.state == 'stopped': return f'Stopped cleanly{said}. {again}'
     if view.state == 'unknown': return 'This folder has no run.json: whether the run still goes on cannot be said.'
     if view.state == 'running' and not view.rows: return 'Started; no step is done yet.'
-    quiet, usual = view.silent_s(), (view.last.get('elapsed_s') or 0)/max(1, len(view.rows))
+    quiet, usual = view.silent_s(), (view.number('elapsed_s') or 0)/max(1, len(view.rows))
     if view.state == 'running' and quiet > max(120, 10*usual): return f'No step for {_clock(quiet)}: a long evaluation, or it hangs.'
     return ''
 
