@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from .core import I3Error, write_atomic
 from .telemetry import (MetricsTail, THEMES, draw_line, figure_bytes, panel_bpb, panel_grad, panel_loss, panel_lr, panel_memory, panel_power, panel_ppl,
     panel_speed, panel_temp, panel_util, smooth_line, to_columns, _finish, _from_zero, _log, _paper_lines, _span, _time)
@@ -236,10 +235,6 @@ def _adjust(panel, ax, c, x, smooth: int, log_loss: bool, log_x: bool):
         for l in ax.lines:
             if l.get_label() == 'train, smoothed': l.set_ydata(smooth_line(c['loss'], smooth))
     if panel is panel_loss and log_loss: _log(ax)
-    if ax.get_yscale() == 'log':
-        lo, hi = ax.get_ylim()
-        if hi < 12*lo: ax.yaxis.set_major_locator(MaxNLocator(4))          # less than a decade: even steps
-        ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}')
     if log_x and ax.has_data() and _most(x) > 0: ax.set_xscale('log')
 
 def _into_gap(ax):

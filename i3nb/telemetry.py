@@ -543,8 +543,9 @@ def _log(ax):
     lo, hi = (f([f(y) for l in ax.lines if len(y := np.asarray(l.get_ydata())[np.asarray(l.get_ydata()) > 0])], default=None) for f in (min, max))
     if lo is None or not math.isfinite(hi): return
     ax.set_yscale('log')
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if hi/lo < 50 else (1,), numticks=7))
-    ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 1 else f'{v:g}'); ax.yaxis.set_minor_formatter(NullFormatter())
+    if hi < 12*lo: ax.yaxis.set_major_locator(MaxNLocator(4))                    # less than a decade: even steps
+    else: ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if hi/lo < 50 else (1,), numticks=7))
+    ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}'); ax.yaxis.set_minor_formatter(NullFormatter())
 
 def panel_loss(ax, c, x, colors, t):
     "Training loss (raw and smoothed) and validation loss."
@@ -637,7 +638,11 @@ def _axes(
     return {p: fig.add_subplot(g) for p, g in at.items()}
 
 # %% ../nbs/11_telemetry.ipynb #c087
-def _time(s: float)->str: return f'{s:.1f} s' if s < 60 else f'{s//3600:.0f}:{s//60%60:02.0f}:{s%60:02.0f} h' if s >= 3600 else f'{s//60:.0f}:{s%60:02.0f} min'
+def _time(s: float)->str:
+    "Seconds as people read them."
+    if s < 60: return f'{s:.1f} s'
+    s = round(s)                                    # first, or 179.7 s would read 2:60
+    return f'{s//3600}:{s//60%60:02}:{s%60:02} h' if s >= 3600 else f'{s//60}:{s%60:02} min'
 
 def _headline(name: str, c: dict)->str:
     "A run in one line: steps, tokens, time, last figures."

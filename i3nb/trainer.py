@@ -350,7 +350,7 @@ def train_step(self: Trainer)->dict:
     tokens = s.batch_size*self.batches.t
     return {**seen, **self.telemetry.read(), **self.meter.row(), 'step': self.step, 'tokens': self.step*tokens, 'loss': loss,
         'lr': self.optimizer.param_groups[0]['lr'], 'grad_norm': norm, 'tokens_per_s': tokens/(time.perf_counter()-start), 'skipped': self.skipped,
-        'micro_batch': self.micro, 'loss_scale': self.scaler.get_scale() if self.scaler.is_enabled() else None, 'progress': self.progress_made}
+        'micro_batch': self.micro, 'loss_scale': self.scaler.get_scale() if self.scaler.is_enabled() else None, 'progress': self.work_done}
 
 @patch
 def _prune(self: Trainer):
@@ -409,6 +409,7 @@ def _open(self: Trainer):
     "Make the run folder; refuse one that cannot be written or is too small."
     self.out.mkdir(parents=True, exist_ok=True)
     write_atomic(self.out/'settings.json', json.dumps(dict(asdict(self.settings), data=self.data.meta['spec'], synthetic=self.data.synthetic, device=str(self.device), resolved_precision=self.precision), indent=1))
+    self.data.tokenizer.save(self.out)                                        # so that a stopped run's checkpoint can be read too
     need, free = 3*3*4*sum(p.numel() for p in self.model.parameters()), shutil.disk_usage(self.out).free
     if free < need: raise I3Error(f'{str(self.out)!r}: {free/1e9:.1f} GB free, but up to {need/1e9:.1f} GB are needed for checkpoints; free some space or use another --out')
 
@@ -421,10 +422,9 @@ def validate(self: Trainer, max_docs: int=None)->dict:
 
 @patch
 def finish(self: Trainer):
-    "Turn the run folder into a model: weights, configuration, tokenizer."
+    "Turn the run folder into a model: weights and configuration join the tokenizer."
     if self.sparsity: remove_pruned_heads(self.model)
     self.model.save_pretrained(self.out)
-    self.data.tokenizer.save(self.out)
 
 @patch
 def sample(self: Trainer)->str:
