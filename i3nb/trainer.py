@@ -255,10 +255,10 @@ def _rng_state(device)->dict:
 
 def _set_rng_state(state: dict, device):
     kind, keys, *rest = state['numpy']
-    torch.set_rng_state(state['torch']); np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu()); np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
     v, internal, gauss = state['python']
     random.setstate((v, tuple(internal), gauss))
-    if device.type == 'cuda' and 'cuda' in state: torch.cuda.set_rng_state(state['cuda'], device)
+    if device.type == 'cuda' and 'cuda' in state: torch.cuda.set_rng_state(state['cuda'].cpu(), device)
 
 class Trainer:
     "Trains a model on prepared data into a run folder; made again with the same folder, it goes on."
