@@ -331,6 +331,7 @@ def _halve(self: Trainer):
     self.micro //= 2
     self.say(f'out of memory: going on with micro-batches of {self.micro}, {self.settings.batch_size} sequences a step as before')
 
+# %% ../nbs/13_trainer.ipynb #c033
 @patch
 def train_step(self: Trainer)->dict:
     "One optimizer step; returns its row for `metrics.jsonl`."
@@ -359,7 +360,7 @@ def _prune(self: Trainer):
     if self.world.size > 1:
         for layer in self.sparsity.layers: dist.broadcast(layer.head_mask, 0)
 
-# %% ../nbs/13_trainer.ipynb #c033
+# %% ../nbs/13_trainer.ipynb #c035
 @patch
 def state_dict(self: Trainer)->dict:
     "Everything but the weights that the next step depends on."
@@ -403,7 +404,7 @@ def resume(self: Trainer)->bool:
     self.say(f'going on after step {self.step}')
     return True
 
-# %% ../nbs/13_trainer.ipynb #c035
+# %% ../nbs/13_trainer.ipynb #c037
 @patch
 def _open(self: Trainer):
     "Make the run folder; refuse one that cannot be written or is too small."
@@ -434,7 +435,7 @@ def sample(self: Trainer)->str:
     with open(self.out/'samples.jsonl', 'a') as f: f.write(json.dumps(line)+'\n')
     return text
 
-# %% ../nbs/13_trainer.ipynb #c037
+# %% ../nbs/13_trainer.ipynb #c039
 @patch
 def fit(self: Trainer)->dict:
     "Train to the end, or to a polite stop; returns the last row of metrics."
@@ -471,7 +472,7 @@ def _more(self: Trainer, stop: bool)->bool:
     self.progress_made, stopped = self.world.agree(self.work_done, float(stop))
     return self.progress_made < 1 and not stopped
 
-# %% ../nbs/13_trainer.ipynb #c039
+# %% ../nbs/13_trainer.ipynb #c041
 @patch
 def _loop(self: Trainer, metrics, stop)->dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for."
@@ -504,7 +505,7 @@ def _give_up(self: Trainer):
     raise I3Error(f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; nothing of them was kept. '
                   f'Resume from the last checkpoint with a lower --lr' + (', or with --precision fp32' if self.precision == 'fp16' else ''))
 
-# %% ../nbs/13_trainer.ipynb #c063
+# %% ../nbs/13_trainer.ipynb #c065
 def _vocab_size(cfg: I3Config, asked: int|None)->int:
     "How many entries the tokenizer may have."
     if asked and asked > cfg.vocab_size: raise I3Error(f'--vocab_size {asked} is more than the {cfg.vocab_size} rows of this preset; leave it out')
@@ -518,7 +519,7 @@ def _data_spec(data: str, out: Path)->str:
     if note: print(note)
     return spec
 
-# %% ../nbs/13_trainer.ipynb #c066
+# %% ../nbs/13_trainer.ipynb #c068
 @call_parse
 @user_errors
 def i3nb_train(
@@ -542,7 +543,7 @@ def i3nb_train(
     precision: str='auto',        # fp32, bf16, fp16
     device: str='auto',           # cpu, cuda, cuda:1
     vocab_size: int=None,         # entries of the tokenizer; default: the preset's
-    recompute: bool=False,        # recompute blocks in the backward pass: less memory, a third more time
+    recompute: bool=False,        # recompute blocks in the backward pass: less memory, more time
     max_mb: float=None,           # read at most so many million characters of each source; default: all, 20 for auto
     cache: str=None,              # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
     prompt: str='once upon a time', # the closing story starts so
@@ -565,7 +566,7 @@ def i3nb_train(
     stories = Path(out)/'samples.jsonl'
     if stories.exists(): print(f"\n{json.loads(stories.read_text().splitlines()[-1])['text']}")
 
-# %% ../nbs/13_trainer.ipynb #c068
+# %% ../nbs/13_trainer.ipynb #c070
 @call_parse
 @user_errors
 def i3nb_eval(
