@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from fastcore.basics import patch
 from .core import I3Config, I3Error, compute_dtype, param_count, param_table
+from .native import call, compile_c
 from .recurrence import GRUMambaHybrid
 from .attention import MultiPatternAttention
 from .moe import SparseMoE
@@ -43,46 +44,82 @@ class Block(nn.Module):
 def _softmax_gradient(
     p: torch.Tensor,   # (rows, v) logits without bias; overwritten with their gradients where `db` is given
     bias: torch.Tensor,# (v,)
-    y: torch.Tensor,   # (rows, 1) targets
-    ok: torch.Tensor,  # (rows, 1) which of them count
-    up: float,         # factor on the gradients
+    y: torch.Tensor,   # (rows,) targets; negative: the row does not count
+    scale,             # factor on the gradients
     db,                # (v,) the bias's gradient, added to; None: no gradients are wanted
 )->torch.Tensor:       # () summed loss of the rows
-    "Loss of a few rows of logits, and its gradient in their place."
-    logits = p.to(bias.dtype).add_(bias)
-    lse = logits.logsumexp(-1, keepdim=True)
-    loss = ((lse - logits.gather(1, y))*ok).sum()
-    if db is None: return loss
-    grad = logits.sub_(lse).exp_().scatter_add_(1, y, torch.full_like(lse, -1)).mul_(ok*up)
-    db += grad.sum(0)
-    p.copy_(grad)
-    return loss
+    "Loss of some rows of logits, and its gradient in their place."
+    total, step = 0, 64 if p.is_cpu else len(p)                                # few rows stay in a CPU's cache
+    for p, y in zip(p.split(step), y[:, None].split(step)):
+        ok, y = y >= 0, y.clamp_min(0)
+        logits = p.to(bias.dtype).add_(bias)
+        lse = logits.logsumexp(-1, keepdim=True)
+        total = total + ((lse - logits.gather(1, y))*ok).sum()
+        if db is None: continue
+        grad = logits.sub_(lse).exp_().scatter_add_(1, y, torch.full_like(lse, -1)).mul_(ok*scale)
+        db += grad.sum(0)
+        p.copy_(grad)
+    return total
 
+# %% ../nbs/07_model.ipynb #c013
+_C_SOFTMAX = r'''
+/* loss: (rows); e, db: (threads, V), e scratch, db added to where want is 1 */
+void softmax_gradient(low *p, const f *bias, const L *y, f scale, f *loss, f *e, f *db, L want, L rows, L V) {
+    PARALLEL {
+        L me = omp_get_thread_num(), team = omp_get_num_threads();
+        f *ei = e + me*V, *dbi = db + me*V;
+        for (L i = rows*me/team; i < rows*(me + 1)/team; i++) {
+            low *pi = p + i*V;
+            f top = -INFINITY, sum = 0;
+            if (y[i] < 0) { loss[i] = 0; if (want) memset(pi, 0, V*sizeof(low)); continue; }
+            SIMD for (L j = 0; j < V; j++) { f x = FROM_LOW(pi[j]) + bias[j]; top = x > top ? x : top; }
+            SIMD for (L j = 0; j < V; j++) { ei[j] = exp_fast(FROM_LOW(pi[j]) + bias[j] - top); sum += ei[j]; }
+            loss[i] = logf(sum) + top - (FROM_LOW(pi[y[i]]) + bias[y[i]]);
+            if (!want) continue;
+            f factor = scale/sum;
+            ei[y[i]] -= sum;
+            SIMD for (L j = 0; j < V; j++) { f g = ei[j]*factor; dbi[j] += g; pi[j] = TO_LOW(g); }
+        }
+    }
+}
+'''
+
+def _softmax_form(low, wide):
+    "`_softmax_gradient`, or its form in C where that fits."
+    lib = compile_c(_C_SOFTMAX, (f'LOW={int(low.dtype == torch.bfloat16)}',)) if low.is_cpu and wide == torch.float32 and low.dtype in (torch.float32, torch.bfloat16) else None
+    if lib is None: return _softmax_gradient
+    def compiled(p, bias, y, scale, db):
+        loss, parts = bias.new_empty(len(p)), bias.new_zeros(2, torch.get_num_threads(), len(bias))
+        call(lib.softmax_gradient, p, bias, y, float(scale), loss, *parts, int(db is not None), *p.shape)
+        if db is not None: db += parts[1].sum(0)
+        return loss.sum()
+    return compiled
+
+# %% ../nbs/07_model.ipynb #c014
 class _LinearCrossEntropy(Function):
     "Mean cross-entropy of `x @ W.T + bias`, a slice of tokens at a time; gradients are made in the forward pass."
-    ROWS, BLOCK = 1024, 64   # tokens a slice for the products; tokens at once for the softmax, so that they stay in the cache
+    ROWS = 1024   # tokens a slice
 
     @staticmethod
     def forward(ctx, x, W, bias, targets):
         low, grads = compute_dtype(x), any(ctx.needs_input_grad)
-        up = 8. if low == torch.float16 else 1.                                # fp16 has no digits below 6e-8
-        pad, seen = -len(W) % 64, targets >= 0
+        pad, count = -len(W) % 64, (targets >= 0).sum().clamp_min(1)
         Wp, bp = F.pad(W.detach().to(low), (0, 0, 0, pad)), F.pad(bias.detach(), (0, pad), value=float('-inf'))
-        count, total = seen.sum().clamp_min(1), x.new_zeros(())
+        scale, rest = (8., 1/(8*count)) if low == torch.float16 else (1/count, 1.)  # fp16 has no digits below 6e-8
+        softmax, total = _softmax_form(Wp, bias.dtype), x.new_zeros(())
         if grads: dx, dW, db = torch.empty_like(x), x.new_zeros(Wp.shape), torch.zeros_like(bp)
-        for xs, y, ok, s in zip(x.to(low).split(_LinearCrossEntropy.ROWS), targets.split(_LinearCrossEntropy.ROWS), seen.split(_LinearCrossEntropy.ROWS), range(0, len(x), _LinearCrossEntropy.ROWS)):
+        for i in range(0, len(x), _LinearCrossEntropy.ROWS):
+            rows = slice(i, i+_LinearCrossEntropy.ROWS)
+            xs, y = x[rows].to(low), targets[rows]
             p = xs@Wp.T                                                        # (rows, v) logits, then their gradients
-            for i in range(0, len(p), _LinearCrossEntropy.BLOCK):
-                j = slice(i, i+_LinearCrossEntropy.BLOCK)
-                total += _softmax_gradient(p[j], bp, y[j, None].clamp_min(0), ok[j, None], up, db if grads else None)
-            if grads: dx[s:s+len(p)], dW = p@Wp, dW.add_(p.T@xs)
-        if grads: ctx.save_for_backward(*(g.div_(count*up) for g in (dx, dW[:len(W)], db[:len(W)])))
+            total += softmax(p, bp, y, scale, db if grads else None)
+            if grads: dx[rows], dW = p@Wp, dW.add_(p.T@xs)
+        if grads: ctx.save_for_backward(dx, dW[:len(W)], db[:len(W)]); ctx.rest = rest
         return total/count
 
     @staticmethod
     def backward(ctx, g):
-        dx, dW, db = ctx.saved_tensors
-        return dx*g, dW*g, db*g, None
+        return *(d*(g*ctx.rest) for d in ctx.saved_tensors), None
 
 def linear_cross_entropy(
     x: torch.Tensor,       # (rows, d) final hidden states
@@ -93,7 +130,7 @@ def linear_cross_entropy(
     "Cross-entropy of the head's logits without ever holding more than a slice of them."
     return _LinearCrossEntropy.apply(x.to(W.dtype), W, bias, targets)
 
-# %% ../nbs/07_model.ipynb #c016
+# %% ../nbs/07_model.ipynb #c019
 @dataclass
 class I3Output:
     "What the model says of a batch."
@@ -140,7 +177,7 @@ class I3Model(nn.Module):
             for b in self.attn_layers: b.mixer.out.weight.mul_(shrink)
             for b in self.blocks: b.moe.w2.mul_(shrink)
 
-# %% ../nbs/07_model.ipynb #c018
+# %% ../nbs/07_model.ipynb #c021
 @patch
 def forward(self: I3Model,
     ids: torch.Tensor,                # (b, t) int64 token ids
@@ -163,7 +200,7 @@ def forward(self: I3Model,
         out.loss = out.lm_loss + self.cfg.balance_coef*out.balance + self.cfg.z_coef*out.z
     return out
 
-# %% ../nbs/07_model.ipynb #c020
+# %% ../nbs/07_model.ipynb #c023
 PIECES = {'embed': 'token embedding', 'norm1': 'layer norms', 'norm2': 'layer norms', 'moe.gate': 'expert gates', 'moe': 'experts',
     'mixer.weight_': 'GRU gates', 'mixer.bias': 'GRU gates', 'mixer.in_proj': 'in-projections', 'mixer.conv_': 'convolutions',
     'mixer.select': 'selection projections', 'mixer.dt_proj': 'step projections', 'mixer.A_log': 'A_log and D', 'mixer.D': 'A_log and D',
@@ -179,7 +216,7 @@ def count_pieces(model: nn.Module)->dict:
         counts[piece] = counts.get(piece, 0) + p.numel()
     return counts
 
-# %% ../nbs/07_model.ipynb #c033
+# %% ../nbs/07_model.ipynb #c036
 def save_tensors(tensors: dict, path: Path):
     "Write a safetensors file atomically."
     path = Path(path)
@@ -218,7 +255,7 @@ def from_pretrained(cls: I3Model, folder, device='cpu')->I3Model:
     model.load_state_dict(weights)
     return model.eval()
 
-# %% ../nbs/07_model.ipynb #c036
+# %% ../nbs/07_model.ipynb #c039
 def flops_per_token(cfg: I3Config)->int:
     "Floating-point operations of a training step, a token: six per active matrix weight, plus scan and attention windows."
     t = param_table(cfg)

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .core import I3Config, compute_dtype
+from .native import call, compile_c
 
 # %% ../nbs/06_moe.ipynb #c007
 def route(
@@ -66,60 +67,158 @@ def group_rows(
     return Groups(src, pos, sizes, counts)
 
 # %% ../nbs/06_moe.ipynb #c013
-def _expert_forward(x, w1, b1, w2, b2):
-    "One expert's output and what its backward pass needs."
-    a = torch.addmm(b1, x, w1)                       # (rows, f)
-    return torch.addmm(b2, F.gelu(a), w2), a         # (rows, d), (rows, f)
+class _TorchOps:
+    "What lies between the experts' products."
+    @staticmethod
+    def gather(x, src, dtype): return x.to(dtype)[src]                            # (n, d) -> (rows, d)
 
-def _expert_backward(x, a, dy, w1, w2, dw1, db1, dw2, db2, dx):
-    "Gradients of one expert, written into the last five arguments."
-    dw2.copy_(F.gelu(a).t()@dy)
-    db2.copy_(dy.sum(0))
-    da = dy@w2.t()                                   # (rows, f)
-    torch.ops.aten.gelu_backward.grad_input(da, a, grad_input=da)
-    dw1.copy_(x.t()@da)                              # (d, f), into its place in the stack
-    db1.copy_(da.sum(0))
-    torch.mm(da, w1.t(), out=dx)
+    @staticmethod
+    def gelu(a, b1):                                                              # a: (rows, f) becomes a + b1; returns its gelu
+        return F.gelu(a.add_(b1.to(a.dtype)))
+
+    @staticmethod
+    def gelu_backward(a, dh, db1):                                                # dh becomes a's gradient, db1 (f,) is filled; returns gelu(a)
+        torch.ops.aten.gelu_backward.grad_input(dh, a, grad_input=dh)
+        db1.copy_(dh.sum(0))
+        return F.gelu(a)
+
+    @staticmethod
+    def combine(y, pos, weights):                                                 # (rows, d) -> (n, d)
+        return sum(y[r]*w.unsqueeze(-1) for r, w in zip(pos.T, weights.T)).to(y.dtype)
+
+    @staticmethod
+    def spread(dout, y, pos, weights):                                            # (n, d) -> dy (rows, d), 0 in padding rows; dweights (n, k)
+        dout = dout.unsqueeze(1)
+        dy = torch.zeros_like(y)
+        dy[pos] = (dout*weights.unsqueeze(-1)).to(y.dtype)
+        return dy, (dout*y[pos]).sum(-1, dtype=weights.dtype)
+
+    @staticmethod
+    def add_up(dx, pos, dtype): return sum(dx[r] for r in pos.T).to(dtype)        # (rows, d) -> (n, d)
 
 # %% ../nbs/06_moe.ipynb #c015
+_C_OPS = r'''
+
+void gather(const f *x, const L *src, low *out, L rows, L d) {
+    PARALLEL_FOR
+    for (L i = 0; i < rows; i++) { const f *xi = x + src[i]*d; low *o = out + i*d; SIMD for (L j = 0; j < d; j++) o[j] = TO_LOW(xi[j]); }
+}
+void gelu(low *a, const f *b1, low *h, L rows, L F) {
+    PARALLEL_FOR
+    for (L i = 0; i < rows; i++) {
+        low *ai = a + i*F, *hi = h + i*F;
+        SIMD for (L j = 0; j < F; j++) { f bell, x; ai[j] = TO_LOW(FROM_LOW(ai[j]) + b1[j]); x = FROM_LOW(ai[j]); hi[j] = TO_LOW(x*normal_cdf(x, &bell)); }
+    }
+}
+void gelu_backward(const low *a, low *dh, low *h, f *db1, L rows, L F) {
+    PARALLEL {
+        L me = omp_get_thread_num(), team = omp_get_num_threads(), j0 = F*me/team, j1 = F*(me + 1)/team;
+        memset(db1 + j0, 0, (j1 - j0)*sizeof(f));
+        for (L i = 0; i < rows; i++) {
+            const low *ai = a + i*F; low *di = dh + i*F, *hi = h + i*F;
+            SIMD for (L j = j0; j < j1; j++) {
+                f bell, x = FROM_LOW(ai[j]), below = normal_cdf(x, &bell), g = FROM_LOW(di[j])*(below + x*bell*.398942280f);
+                hi[j] = TO_LOW(x*below); di[j] = TO_LOW(g); db1[j] += g;
+            }
+        }
+    }
+}
+void combine(const low *y, const L *pos, const f *w, low *out, L n, L k, L d) {
+    PARALLEL_FOR
+    for (L i = 0; i < n; i++) {
+        f sum[d]; memset(sum, 0, d*sizeof(f));
+        for (L c = 0; c < k; c++) { const low *yr = y + pos[i*k+c]*d; f wc = w[i*k+c]; SIMD for (L j = 0; j < d; j++) sum[j] += wc*FROM_LOW(yr[j]); }
+        SIMD for (L j = 0; j < d; j++) out[i*d+j] = TO_LOW(sum[j]);
+    }
+}
+void spread(const low *dout, const low *y, const L *pos, const f *w, low *dy, f *dw, L n, L k, L d) {
+    PARALLEL_FOR
+    for (L i = 0; i < n; i++) for (L c = 0; c < k; c++) {
+        const low *g = dout + i*d, *yr = y + pos[i*k+c]*d; low *o = dy + pos[i*k+c]*d; f wc = w[i*k+c], dot = 0;
+        SIMD for (L j = 0; j < d; j++) { f gj = FROM_LOW(g[j]); dot += gj*FROM_LOW(yr[j]); o[j] = TO_LOW(wc*gj); }
+        dw[i*k+c] = dot;
+    }
+}
+void add_up(const low *dx, const L *pos, f *out, L n, L k, L d) {
+    PARALLEL_FOR
+    for (L i = 0; i < n; i++) for (L c = 0; c < k; c++) {
+        const low *xr = dx + pos[i*k+c]*d; f *o = out + i*d;
+        if (c) SIMD for (L j = 0; j < d; j++) o[j] += FROM_LOW(xr[j]);
+        else SIMD for (L j = 0; j < d; j++) o[j] = FROM_LOW(xr[j]);
+    }
+}
+'''
+
+# %% ../nbs/06_moe.ipynb #c016
+class _CompiledOps:
+    "`_TorchOps` in C."
+    def __init__(self, lib): self.lib = lib
+
+    def gather(self, x, src, dtype):
+        out = x.new_empty(len(src), x.shape[1], dtype=dtype)
+        call(self.lib.gather, x.contiguous(), src, out, *out.shape); return out
+
+    def gelu(self, a, b1):
+        h = torch.empty_like(a); call(self.lib.gelu, a, b1, h, *a.shape); return h
+
+    def gelu_backward(self, a, dh, db1):
+        h = torch.empty_like(a); call(self.lib.gelu_backward, a, dh, h, db1, *a.shape); return h
+
+    def combine(self, y, pos, weights):
+        out = y.new_empty(len(pos), y.shape[1])
+        call(self.lib.combine, y, pos, weights.contiguous(), out, *pos.shape, y.shape[1]); return out
+
+    def spread(self, dout, y, pos, weights):
+        dy, dw = torch.zeros_like(y), weights.new_empty(pos.shape)
+        call(self.lib.spread, dout.contiguous(), y, pos, weights.contiguous(), dy, dw, *pos.shape, y.shape[1]); return dy, dw
+
+    def add_up(self, dx, pos, dtype):
+        out = dx.new_empty(len(pos), dx.shape[1], dtype=torch.float32)
+        call(self.lib.add_up, dx, pos, out, *pos.shape, dx.shape[1]); return out
+
+def _ops(x, dtype):
+    "The fastest form of the small operations for rows like `x`, computed in `dtype`."
+    fits = x.device.type == 'cpu' and x.dtype == torch.float32 and dtype in (torch.float32, torch.bfloat16)
+    lib = compile_c(_C_OPS, (f'LOW={int(dtype == torch.bfloat16)}',)) if fits else None
+    return _TorchOps if lib is None else _CompiledOps(lib)
+
+# %% ../nbs/06_moe.ipynb #c018
 class ExpertFFN(torch.autograd.Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
     @staticmethod
     def forward(ctx, x, weights, w1, b1, w2, b2, groups, dtype):
         src, pos, sizes, _ = groups
-        v1, c1, v2, c2 = (w.to(dtype) for w in (w1, b1, w2, b2))
-        outs, acts = [], []
-        for e, rows in enumerate(x.to(dtype)[src].split(sizes)):
+        ops, v1, v2, c2 = _ops(x, dtype), *(w.to(dtype) for w in (w1, w2, b2))
+        xs = ops.gather(x, src, dtype)                                # (rows, d)
+        y, acts = torch.empty_like(xs), []
+        for e, (rows, out) in enumerate(zip(xs.split(sizes), y.split(sizes))):
             if not len(rows): continue
-            y, a = _expert_forward(rows, v1[e], c1[e], v2[e], c2[e])
-            outs.append(y)
-            if any(ctx.needs_input_grad): acts.append(a)
-        y = torch.cat(outs)                                        # (rows, d)
-        ctx.save_for_backward(x, weights, w1, w2, src, pos, y, *acts)
-        ctx.sizes, ctx.dtype = sizes, dtype
-        return sum(y[r]*w.unsqueeze(-1) for r, w in zip(pos.T, weights.T)).to(dtype)  # (n, d)
+            a = rows@v1[e]                                            # (rows, f)
+            torch.addmm(c2[e], ops.gelu(a, b1[e]), v2[e], out=out)
+            acts.append(a)
+        if any(ctx.needs_input_grad): ctx.save_for_backward(xs, weights, w1, w2, pos, y, *acts)
+        ctx.sizes, ctx.like = sizes, x.new_empty(0)
+        return ops.combine(y, pos, weights)                           # (n, d)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        x, weights, w1, w2, src, pos, y, *acts = ctx.saved_tensors
-        dout = dout.to(ctx.dtype).unsqueeze(1)                      # (n, 1, d)
-        dweights = (dout*y[pos]).sum(-1, dtype=weights.dtype)       # (n, k)
-        dy = torch.zeros_like(y)                                    # padding rows keep the 0
-        dy[pos] = (dout*weights.unsqueeze(-1)).to(y.dtype)
-        xs, dx = x.to(ctx.dtype)[src], torch.empty_like(y)          # (rows, d)
-        v1, v2 = w1.to(ctx.dtype), w2.to(ctx.dtype)
-        grads = [torch.empty_like(w1), w1.new_empty(w1.shape[0], w1.shape[2]), torch.empty_like(w2), w2.new_empty(w2.shape[0], w2.shape[2])]
-        acts, start = iter(acts), 0
-        for e, size in enumerate(ctx.sizes):
-            if size:
-                r = slice(start, start+size); start += size
-                _expert_backward(xs[r], next(acts), dy[r], v1[e], v2[e], *[g[e] for g in grads], dx[r])
-            else:
-                for g in grads: g[e].zero_()                        # nobody came: no gradient
-        return sum(dx[r] for r in pos.T).to(x.dtype), dweights, *grads, None, None
+        xs, weights, w1, w2, pos, y, *acts = ctx.saved_tensors
+        ops, v1, v2 = _ops(ctx.like, xs.dtype), *(w.to(xs.dtype) for w in (w1, w2))
+        dy, dweights = ops.spread(dout.to(xs.dtype), y, pos, weights)
+        dx, acts = torch.empty_like(y), iter(acts)
+        dw1, dw2, db1, db2 = (w1.new_empty(s) for s in (w1.shape, w2.shape, (len(w1), w1.shape[2]), (len(w1), w1.shape[1])))
+        for e, (x, d_y, d_x) in enumerate(zip(*(t.split(ctx.sizes) for t in (xs, dy, dx)))):
+            if not len(x):
+                for g in (dw1, dw2, db1, db2): g[e].zero_()           # nobody came: no gradient
+                continue
+            da = d_y@v2[e].t()                                        # (rows, f), first as gradient of the gelu
+            dw2[e], db2[e] = ops.gelu_backward(next(acts), da, db1[e]).t()@d_y, d_y.sum(0)
+            dw1[e] = x.t()@da
+            torch.mm(da, v1[e].t(), out=d_x)
+        return ops.add_up(dx, pos, ctx.like.dtype), dweights, dw1, db1, dw2, db2, None, None
 
-# %% ../nbs/06_moe.ipynb #c020
+# %% ../nbs/06_moe.ipynb #c023
 def balance_loss(
     probs,  # (n, e) softmax over experts
     usage,  # (e,) share of all choices, sums to 1
@@ -133,7 +232,7 @@ def z_loss(
     "Router z-loss of ST-MoE: mean squared log-partition."
     return logits.logsumexp(-1).square().mean()
 
-# %% ../nbs/06_moe.ipynb #c023
+# %% ../nbs/06_moe.ipynb #c026
 class MoEAux(NamedTuple):
     "What the router did, for losses, plots and tests."
     balance: torch.Tensor  # scalar, see `balance_loss`

@@ -44,6 +44,15 @@ INLINE half down(f x) {                         /* the nearest, ties to even */
     union { f f; uint32_t i; } u = { x };
     return x != x ? 0x7fc0 : (u.i + 0x7fff + (u.i >> 16 & 1)) >> 16;
 }
+#if LOW                                         /* arrays of the type `low`: bf16 with LOW=1, else fp32 */
+typedef half low;
+#define TO_LOW down
+#define FROM_LOW up
+#else
+typedef f low;
+#define TO_LOW(x) (x)
+#define FROM_LOW(x) (x)
+#endif
 INLINE f exp2_fast(f x) {
     x = x < -126.f ? -126.f : x > 126.f ? 126.f : x;
     f whole = nearbyintf(x), r = x - whole;

@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd import Function
 import torch.nn.functional as F
 from .core import I3Config, compute_dtype
+from .native import call, compile_c
 from .scan import selective_scan
 
 # %% ../nbs/04_recurrence.ipynb #c006
@@ -34,48 +35,6 @@ def gru_loop(
     return torch.stack(hs, 1), h
 
 # %% ../nbs/04_recurrence.ipynb #c010
-class _FastGRU(Function):
-    "The GRU with everything but the state's own product outside the loop."
-    @staticmethod
-    def forward(ctx, x, h0, Wx, Wh, bias):
-        (b, t, d), low = x.shape, compute_dtype(x)
-        xs = x.transpose(0, 1).to(low).reshape(t*b, d)                               # time first: a step is contiguous
-        gx = (xs@Wx.to(low).view(3*d, d).T).to(h0.dtype).view(t, b, 3*d).add_(bias.view(-1))
-        WhT = Wh.to(low).view(3*d, d).T.contiguous()
-        rz, n, un, hs = (h0.new_empty(t, b, k*d) for k in (2, 1, 1, 1))              # gates, candidate, U_h h, states
-        h = h0
-        for i in range(t):
-            g = torch.mm(h.to(low), WhT)                                             # (b, 3d)
-            torch.add(gx[i, :, :2*d], g[:, :2*d], out=rz[i]).sigmoid_()
-            un[i] = g[:, 2*d:]
-            torch.addcmul(gx[i, :, 2*d:], rz[i, :, :d], un[i], out=n[i]).tanh_()
-            h = torch.lerp(h, n[i], rz[i, :, d:], out=hs[i])                         # h + z (candidate - h)
-        ctx.save_for_backward(xs, h0, Wx, Wh, rz, n, un, hs)
-        return hs.transpose(0, 1).contiguous(), h.clone()
-
-    @staticmethod
-    def backward(ctx, dhs, dh):
-        xs, h0, Wx, Wh, rz, n, un, hs = ctx.saved_tensors
-        (t, b, d), low = hs.shape, xs.dtype
-        r, z, before = rz[..., :d], rz[..., d:], torch.cat([h0[None], hs[:-1]])      # (t, b, d)
-        dhs, keep = dhs.transpose(0, 1), 1-z
-        fz, fh, fr = (n-before)*z*keep, z*(1-n*n), un*r*(1-r)
-        Whl, G = Wh.to(low).view(3*d, d), hs.new_empty(t, b, 3*d)                    # G: gradients of r, z and U_h h
-        for i in reversed(range(t)):
-            dh = dh + dhs[i]
-            torch.mul(dh, fz[i], out=G[i, :, d:2*d])
-            a = dh*fh[i]
-            torch.mul(a, fr[i], out=G[i, :, :d]); torch.mul(a, r[i], out=G[i, :, 2*d:])
-            fh[i] = a                                                                # the candidate's own gradient
-            dh = torch.addcmul(torch.mm(G[i].to(low), Whl).to(dh.dtype), dh, keep[i])
-        Gl = G.view(t*b, 3*d)
-        dWh = (Gl.to(low).T@before.reshape(t*b, d).to(low)).view(3, d, d)
-        Gl[:, 2*d:] = fh.view(t*b, d)                                                # now gradients of W x + b
-        dbias, Gl = Gl.sum(0).view(3, d), Gl.to(low)
-        dx = (Gl@Wx.to(low).view(3*d, d)).view(t, b, d).transpose(0, 1)
-        return dx.to(dhs.dtype), dh, (Gl.T@xs).view(3, d, d).to(Wx.dtype), dWh.to(Wh.dtype), dbias
-
-# %% ../nbs/04_recurrence.ipynb #c012
 def gru_library(x, h, Wx, Wh, bias):
     "The same GRU through `torch`'s own kernel (cuDNN on a card): the update gate's sign is turned."
     d = x.shape[-1]
@@ -84,12 +43,148 @@ def gru_library(x, h, Wx, Wh, bias):
     hs, last = torch._VF.gru(x, h[None], weights, True, 1, 0., False, False, True)
     return hs, last[0]
 
-def gru(x, h, Wx, Wh, bias)->tuple:
-    "States (b, t, d) and last state (b, d) of the GRU, by the fastest form for the device of `x`."
-    if x.device.type == 'cuda': return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
-    return _FastGRU.apply(x.to(h.dtype), h, Wx, Wh, bias)
+# %% ../nbs/04_recurrence.ipynb #c012
+_C_PRODUCT = r'''
+typedef f vec __attribute__((vector_size(64)));
+#if LOW                                          /* bf16: pairs of neighbours in the inner dimension */
+typedef int32_t el;
+#if defined(__AVX512BF16__)
+INLINE vec muladd(vec c, const el *w, el a) { return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_loadu_si512(w), (__m512bh)_mm512_set1_epi32(a)); }
+#else
+INLINE vec muladd(vec c, const el *w, el a) {
+    typedef int32_t ivec __attribute__((vector_size(64)));
+    union { int32_t i; f f; } first = { (int32_t)((uint32_t)a << 16) }, second = { (int32_t)(a & 0xffff0000) };
+    ivec pair; memcpy(&pair, w, 64);
+    return c + (vec)(pair << 16)*first.f + (vec)(pair & (int32_t)0xffff0000)*second.f;
+}
+#endif
+#else
+typedef f el;
+INLINE vec muladd(vec c, const el *w, el a) { vec v; memcpy(&v, w, 64); return c + v*a; }
+#endif
+
+/* out[r][16 v ...] = sum over k of a[r][k] w[k][16 v ...], for R rows and V vectors of columns */
+INLINE void product(const int R, const int V, const el *w, const el *a, L K, f *out) {
+    vec c[R][V];
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) c[r][v] = (vec){0};
+    for (L k = 0; k < K; k++, w += 16*V)
+        for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) c[r][v] = muladd(c[r][v], w + 16*v, a[r*K + k]);
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) memcpy(out + (r*V + v)*16, &c[r][v], 64);
+}
+INLINE void products(const int V, L rows, const el *w, const el *a, L K, f *out) {
+    L i = 0;
+    for (; i + 8 <= rows; i += 8) product(8, V, w, a + i*K, K, out + i*V*16);
+    if (i + 4 <= rows) { product(4, V, w, a + i*K, K, out + i*V*16); i += 4; }
+    if (i + 2 <= rows) { product(2, V, w, a + i*K, K, out + i*V*16); i += 2; }
+    if (i < rows) product(1, V, w, a + i*K, K, out + i*V*16);
+}
+'''
+
+# %% ../nbs/04_recurrence.ipynb #c014
+_C_GRU_FORWARD = r'''
+/* x: (b, t, 3d) the input's product; states: (2, b, d), the first one filled; h: (b, d) first state, then last */
+void gru_forward(const low *x, const f *bias, const el *panels, low *states, f *h, f *r, f *z, f *n, f *un, f *hs, low *before, L B, L T, L d) {
+    const L K = d*sizeof(low)/sizeof(el);
+    PARALLEL {
+        FLUSH_DENORMALS
+        L me = omp_get_thread_num(), team = omp_get_num_threads(), units = d/16;
+        f g[48*B];                                                       /* of 16 units: U_r h, U_z h, U_h h */
+        for (L t = 0; t < T; t++) {
+            const low *now = states + (t & 1)*B*d; low *next = states + (1 - (t & 1))*B*d;
+            for (L u = units*me/team; u < units*(me + 1)/team; u++) {
+                products(3, B, panels + u*K*48, (const el *)now, K, g);
+                for (L b = 0; b < B; b++) {
+                    L j = u*16, i = (b*T + t)*d + j;
+                    const low *xi = x + (b*T + t)*3*d + j; const f *gb = g + b*48; f *hb = h + b*d + j;
+                    memcpy(before + i, now + b*d + j, 16*sizeof(low));
+                    SIMD for (L k = 0; k < 16; k++) {
+                        f rk = sigmoid(FROM_LOW(xi[k]) + gb[k] + bias[j+k]), zk = sigmoid(FROM_LOW(xi[d+k]) + gb[16+k] + bias[d+j+k]);
+                        f nk = tanh_fast(FROM_LOW(xi[2*d+k]) + bias[2*d+j+k] + rk*gb[32+k]), hk = hb[k] + zk*(nk - hb[k]);
+                        r[i+k] = rk; z[i+k] = zk; n[i+k] = nk; un[i+k] = gb[32+k]; hs[i+k] = hb[k] = hk;
+                        next[b*d+j+k] = TO_LOW(hk);
+                    }
+                }
+            }
+            BARRIER
+        }
+        RESTORE_DENORMALS
+    }
+}
+'''
+
+# %% ../nbs/04_recurrence.ipynb #c016
+_C_GRU_BACKWARD = r'''
+/* gh, gx: gradients of the recurrent and of the input products (b, t, 3d); dh: (b, d) gradient of the last state, then of the first */
+void gru_backward(const f *dhs, const f *h0, const f *hs, const f *r, const f *z, const f *n, const f *un, const el *panels,
+                  low *scratch, f *dh, low *gh, low *gx, f *dbias, L B, L T, L d) {
+    const L K = 3*d*sizeof(low)/sizeof(el);
+    PARALLEL {
+        FLUSH_DENORMALS
+        L me = omp_get_thread_num(), team = omp_get_num_threads(), units = d/32, u0 = units*me/team, u1 = units*(me + 1)/team;
+        f g[32*B];
+        for (L t = T - 1; t >= 0; t--) {
+            low *G = scratch + (t & 1)*B*3*d;
+            for (L b = 0; b < B; b++) {
+                L o = (b*T + t)*d; const f *before = t ? hs + o - d : h0 + b*d;
+                f *dhb = dh + b*d; low *Gb = G + b*3*d, *ghi = gh + 3*o, *gxi = gx + 3*o;
+                SIMD for (L j = u0*32; j < u1*32; j++) {
+                    L i = o + j;
+                    f e = dhb[j] + dhs[i], a = e*z[i]*(1 - n[i]*n[i]);
+                    f gz = e*(n[i] - before[j])*z[i]*(1 - z[i]), gr = a*un[i]*r[i]*(1 - r[i]), gu = a*r[i];
+                    Gb[j] = ghi[j] = gxi[j] = TO_LOW(gr); Gb[d+j] = ghi[d+j] = gxi[d+j] = TO_LOW(gz);
+                    Gb[2*d+j] = ghi[2*d+j] = TO_LOW(gu); gxi[2*d+j] = TO_LOW(a);
+                    dbias[j] += gr; dbias[d+j] += gz; dbias[2*d+j] += a;
+                    dhb[j] = e*(1 - z[i]);
+                }
+            }
+            BARRIER
+            for (L u = u0; u < u1; u++) {
+                products(2, B, panels + u*K*32, (const el *)G, K, g);
+                for (L b = 0; b < B; b++) SIMD for (L k = 0; k < 32; k++) dh[b*d + u*32 + k] += g[b*32 + k];
+            }
+        }
+        RESTORE_DENORMALS
+    }
+}
+'''
+
+# %% ../nbs/04_recurrence.ipynb #c018
+def _gru_lib(low): return compile_c(_C_PRODUCT + _C_GRU_FORWARD + _C_GRU_BACKWARD, (f'LOW={int(low == torch.bfloat16)}',))
+
+class _CompiledGRU(Function):
+    "The GRU in C; states and gates in fp32, products in `low` (fp32 or bf16)."
+    @staticmethod
+    def forward(ctx, x, h0, Wx, Wh, bias, low):
+        (b, t, d), pair = x.shape, 2 if low == torch.bfloat16 else 1
+        xs, wx, wh = x.to(low).reshape(b*t, d), Wx.to(low).view(3*d, d), Wh.to(low)
+        panels = wh.view(3, d//16, 16, d//pair, pair).permute(1, 3, 0, 2, 4).contiguous()
+        r, z, n, un, hs = (x.new_empty(b, t, d, dtype=torch.float32) for _ in range(5))
+        before, states, h = xs.new_empty(b, t, d), xs.new_empty(2, b, d), h0.clone(memory_format=torch.contiguous_format)
+        states[0] = h0
+        call(_gru_lib(low).gru_forward, xs@wx.T, bias, panels, states, h, r, z, n, un, hs, before, b, t, d)
+        ctx.save_for_backward(xs, h0, wx, wh, r, z, n, un, hs, before)
+        return hs, h
+
+    @staticmethod
+    def backward(ctx, dhs, dh):
+        xs, h0, wx, wh, r, z, n, un, hs, before = ctx.saved_tensors
+        (b, t, d), pair = hs.shape, 4//xs.element_size()
+        panels = wh.view(3*d//pair, pair, d//32, 32).permute(2, 0, 3, 1).contiguous()
+        dh, (gh, gx), dbias = dh.clone(memory_format=torch.contiguous_format), (xs.new_empty(b*t, 3*d) for _ in range(2)), hs.new_zeros(3, d)
+        call(_gru_lib(xs.dtype).gru_backward, dhs.contiguous(), h0.contiguous(), hs, r, z, n, un, panels, xs.new_empty(2, b, 3*d), dh, gh, gx, dbias, b, t, d)
+        grads = ((g.T@y).view(3, d, d).to(hs.dtype) for g, y in ((gx, xs), (gh, before.view(b*t, d))))
+        return (gx@wx).view(b, t, d).to(hs.dtype), dh, *grads, dbias, None
 
 # %% ../nbs/04_recurrence.ipynb #c020
+def gru(x, h, Wx, Wh, bias)->tuple:
+    "States (b, t, d) and last state (b, d) of the GRU, by the fastest form for the device and type of `x`."
+    low = compute_dtype(x)
+    fits = x.device.type == 'cpu' and Wx.dtype == torch.float32 and low in (torch.float32, torch.bfloat16) and x.shape[-1] % 32 == 0
+    if fits and _gru_lib(low) is not None: return _CompiledGRU.apply(x.float(), h, Wx, Wh, bias, low)
+    if x.device.type == 'cuda': return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
+    with torch.autocast('cpu', enabled=False): return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
+
+# %% ../nbs/04_recurrence.ipynb #c028
 def causal_conv(
     s: torch.Tensor,    # (b, t, c) input
     past: torch.Tensor, # (b, k-1, c) the inputs before it
@@ -104,7 +199,7 @@ def causal_conv(
     for j in range(1, k): out = torch.addcmul(out, padded[:, j:j+t], w[:, j])
     return out, padded[:, t:]
 
-# %% ../nbs/04_recurrence.ipynb #c024
+# %% ../nbs/04_recurrence.ipynb #c032
 class HybridState(NamedTuple):
     "What a block remembers of the tokens it has read; its size does not depend on their number."
     h: torch.Tensor     # (b, d) GRU state
@@ -150,4 +245,4 @@ class GRUMambaHybrid(nn.Module):
         dt, B, C = self.select(u).split([self.dt_rank, self.d_state, self.d_state], -1)
         delta = F.softplus(self.dt_proj(dt).float())                              # (b, t, c)
         y, ssm = selective_scan(u, delta, -torch.exp(self.A_log), B, C, self.D, ssm0)
-        return self.out_proj(y.to(u.dtype)), HybridState(h, past.float().clone(), ssm) if want_state else None
+        return self.out_proj(y), HybridState(h, past.float().clone(), ssm) if want_state else None
