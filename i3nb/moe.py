@@ -257,6 +257,15 @@ class SparseMoE(nn.Module):
             wide = torch.promote_types(x.dtype, torch.float32)
             return F.linear(x.to(wide), self.gate.weight.to(wide))
 
+    def run_experts(self, rows, weights, experts, dtype):  # -> (n, d), choices of each expert (e,)
+        "The experts' weighted sum, by the form that suits the device."
+        ps = self.w1, self.b1, self.w2, self.b2
+        if rows.is_cuda:
+            from i3nb.moe_gpu import tiled_experts, tiles_serve               # needs this module
+            if tiles_serve(rows, dtype): return tiled_experts(rows, weights, *ps, experts, dtype)
+        groups = group_rows(experts, len(self.w1), self.tile)
+        return ExpertFFN.apply(rows, weights, *ps, groups, dtype), groups.counts
+
     def forward(
         self,
         x,   # (b, t, d)
@@ -265,8 +274,7 @@ class SparseMoE(nn.Module):
         rows, dtype = x.flatten(0, -2), compute_dtype(x)                      # (n, d)
         logits = self.logits(rows)                                            # (n, e)
         probs, weights, experts = route(logits, self.top_k)
-        groups = group_rows(experts, logits.shape[-1], self.tile)
-        usage = groups.counts/experts.numel()                                 # (e,)
-        y = ExpertFFN.apply(rows, weights, self.w1, self.b1, self.w2, self.b2, groups, dtype)
+        y, counts = self.run_experts(rows, weights, experts, dtype)           # (n, d), (e,)
+        usage = counts/experts.numel()                                        # (e,)
         aux = MoEAux(balance_loss(probs, usage), z_loss(logits), usage, probs.view(*x.shape[:-1], -1))
         return y.view_as(x), aux
