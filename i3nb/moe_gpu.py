@@ -184,5 +184,6 @@ class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = str(func).removeprefix('aten.')
         masked = name.startswith('index') and any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for a in args if isinstance(a, (list, tuple)) for i in a)
+        if name.startswith('lift_fresh') and args[0].dim(): raise RuntimeError('a tensor made of Python numbers waits for the device')
         if masked or any(name == w or name.split('.')[0] == w for w in self.WAITS): raise RuntimeError(f'{func} waits for the device')
         return func(*args, **(kwargs or {}))
