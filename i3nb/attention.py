@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['PATTERNS', 'pattern_mask', 'attn_reach', 'dense_attention', 'sliding_sdpa', 'dilated_sdpa', 'chunked_sdpa',
-           'sdpa_attention', 'band_masks', 'band_attention', 'route_weights', 'running_mean', 'route_entropy',
-           'AttnState', 'MultiPatternAttention']
+           'sdpa_attention', 'band_masks', 'band_attention', 'compiled_band_attention', 'route_weights', 'running_mean',
+           'route_entropy', 'AttnState', 'MultiPatternAttention']
 
 # %% ../nbs/05_attention.ipynb #c003
 import math
+from functools import lru_cache
 from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .core import I3Config, I3Error
+from .native import call, compile_c
 
 # %% ../nbs/05_attention.ipynb #c007
 PATTERNS = ("sliding", "dilated", "chunked")
@@ -210,7 +212,163 @@ def band_attention(
     with torch.autocast(q.device.type, enabled=False):
         return _Band.apply(q, k, v, route.to(torch.promote_types(q.dtype, torch.float32)), cfg)
 
-# %% ../nbs/05_attention.ipynb #c046
+# %% ../nbs/05_attention.ipynb #c038
+_C_BAND_COMMON = r'''
+typedef f vec __attribute__((vector_size(64)));
+enum { E = HEAD, BLOCK = QUERIES, BAND = KEYS };          /* K: keys of a band, the block's own last */
+
+/* out[m][n] (+)= sum over k of a[m*am + k*ak] b[k*bk + n]; R rows, 16 V columns in registers */
+INLINE void tile(const int R, const int V, L K, const f *a, L am, L ak, const f *b, L bk, f *out, L om, int add) {
+    vec c[R][V];
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) { if (add) memcpy(&c[r][v], out + r*om + 16*v, 64); else c[r][v] = (vec){0}; }
+    for (L k = 0; k < K; k++) for (int v = 0; v < V; v++) {
+        vec w; memcpy(&w, b + k*bk + 16*v, 64);
+        for (int r = 0; r < R; r++) c[r][v] += w*a[r*am + k*ak];
+    }
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) memcpy(out + r*om + 16*v, &c[r][v], 64);
+}
+INLINE void multiply(L M, L N, L K, const f *a, L am, L ak, const f *b, L bk, f *out, L om, int add) {
+    L m = 0;
+    for (; m + 8 <= M; m += 8) {
+        L n = 0;
+        for (; n + 32 <= N; n += 32) tile(8, 2, K, a + m*am, am, ak, b + n, bk, out + m*om + n, om, add);
+        for (; n < N; n += 16) tile(8, 1, K, a + m*am, am, ak, b + n, bk, out + m*om + n, om, add);
+    }
+    for (; m < M; m++) for (L n = 0; n < N; n += 16) tile(1, 1, K, a + m*am, am, ak, b + n, bk, out + m*om + n, om, add);
+}
+
+typedef struct { L q0, nq, k0, nk, off; } Span;                     /* queries and keys of a block; where its keys lie in the band */
+INLINE Span span(L i, L T) {
+    Span s; s.q0 = i*BLOCK; s.nq = T - s.q0 < BLOCK ? T - s.q0 : BLOCK;
+    s.k0 = s.q0 + BLOCK - BAND; if (s.k0 < 0) s.k0 = 0;
+    s.nk = s.q0 + BLOCK - s.k0; s.off = BAND - s.nk;                 /* keys after the last query are masked, those after T are 0 */
+    return s;
+}
+/* rows and columns of `nk` tokens from token k0 on, in fp32; zeros after token T */
+INLINE void fetch(const low *x, L stride, L k0, L nk, L T, f scale, f *row, f *column) {
+    for (L k = 0; k < nk; k++) for (L e = 0; e < E; e++) {
+        f v = k0 + k < T ? scale*FROM_LOW(x[(k0 + k)*stride + e]) : 0;
+        if (row) row[k*E + e] = v;
+        if (column) column[e*BAND + k] = v;
+    }
+}
+/* a row's scores become exponentials; z: the three patterns' sums */
+INLINE void exponentials(f *s, const f *const m[3], L nk, f z[3]) {
+    f top = -INFINITY, z0 = 0, z1 = 0, z2 = 0;
+    SIMD for (L k = 0; k < nk; k++) { f x = m[0][k] + m[1][k] + m[2][k] > 0 ? s[k] : -INFINITY; top = x > top ? x : top; }
+    SIMD for (L k = 0; k < nk; k++) {
+        f x = m[0][k] + m[1][k] + m[2][k] > 0 ? exp_fast(s[k] - top) : 0;
+        s[k] = x; z0 += x*m[0][k]; z1 += x*m[1][k]; z2 += x*m[2][k];
+    }
+    z[0] = z0 < 1e-38f ? 1e-38f : z0; z[1] = z1 < 1e-38f ? 1e-38f : z1; z[2] = z2 < 1e-38f ? 1e-38f : z2;
+}
+#define MASKS(i) { masks + ((0*BLOCK) + i)*BAND + s.off, masks + ((1*BLOCK) + i)*BAND + s.off, masks + ((2*BLOCK) + i)*BAND + s.off }
+'''
+
+_C_BAND_FORWARD = r'''
+/* q, k, v: element (b, h, t, e) at b*sb + h*sh + t*st + e; w: (b, t, 3); masks: (3, BLOCK, BAND); o: (b, t, h, e) */
+void band_forward(const low *q, const low *k, const low *v, const f *w, const f *masks, low *o, f scale, L B, L H, L T, L sb, L sh, L st) {
+    PARALLEL_FOR
+    for (L bh = 0; bh < B*H; bh++) {
+        L b = bh/H, h = bh%H, base = b*sb + h*sh;
+        f Q[BLOCK*E], KT[E*BAND], Vr[BAND*E], S[BLOCK*BAND], O[BLOCK*E];
+        for (L i = 0; i*BLOCK < T; i++) {
+            Span s = span(i, T);
+            fetch(q + base, st, s.q0, s.nq, T, scale, Q, 0); fetch(k + base, st, s.k0, s.nk, T, 1, 0, KT); fetch(v + base, st, s.k0, s.nk, T, 1, Vr, 0);
+            multiply(s.nq, s.nk, E, Q, E, 1, KT, BAND, S, BAND, 0);
+            for (L r = 0; r < s.nq; r++) {
+                const f *const m[3] = MASKS(r), *wr = w + (b*T + s.q0 + r)*3; f *p = S + r*BAND, z[3];
+                exponentials(p, m, s.nk, z);
+                f c0 = wr[0]/z[0], c1 = wr[1]/z[1], c2 = wr[2]/z[2];
+                SIMD for (L j = 0; j < s.nk; j++) p[j] *= c0*m[0][j] + c1*m[1][j] + c2*m[2][j];
+            }
+            multiply(s.nq, E, s.nk, S, BAND, 1, Vr, E, O, E, 0);
+            for (L r = 0; r < s.nq; r++) { low *or = o + ((b*T + s.q0 + r)*H + h)*E; SIMD for (L e = 0; e < E; e++) or[e] = TO_LOW(O[r*E + e]); }
+        }
+    }
+}
+'''
+
+# %% ../nbs/05_attention.ipynb #c039
+_C_BAND_BACKWARD = r'''
+/* grad, dq, dk, dv: (b, t, h, e); dw: (b, h, t, 3); sums: (threads, 2, T + BLOCK, E) scratch */
+void band_backward(const low *q, const low *k, const low *v, const f *w, const f *masks, const low *grad, low *dq, low *dk, low *dv, f *dw, f *sums,
+                   f scale, L B, L H, L T, L sb, L sh, L st) {
+    PARALLEL_FOR
+    for (L bh = 0; bh < B*H; bh++) {
+        L b = bh/H, h = bh%H, base = b*sb + h*sh, out = (b*T*H + h)*E, so = H*E;
+        f *sumK = sums + omp_get_thread_num()*2*(T + BLOCK)*E, *sumV = sumK + (T + BLOCK)*E;
+        f Q[BLOCK*E], G[BLOCK*E], Kr[BAND*E], KT[E*BAND], VT[E*BAND], S[BLOCK*BAND], P[BLOCK*BAND], D[BLOCK*BAND], dQ[BLOCK*E];
+        memset(sumK, 0, 2*(T + BLOCK)*E*sizeof(f));
+        for (L i = 0; i*BLOCK < T; i++) {
+            Span s = span(i, T);
+            fetch(q + base, st, s.q0, s.nq, T, scale, Q, 0); fetch(grad + out, so, s.q0, s.nq, T, 1, G, 0);
+            fetch(k + base, st, s.k0, s.nk, T, 1, Kr, KT); fetch(v + base, st, s.k0, s.nk, T, 1, 0, VT);
+            multiply(s.nq, s.nk, E, Q, E, 1, KT, BAND, S, BAND, 0);
+            multiply(s.nq, s.nk, E, G, E, 1, VT, BAND, D, BAND, 0);
+            for (L r = 0; r < s.nq; r++) {
+                const f *const m[3] = MASKS(r), *wr = w + (b*T + s.q0 + r)*3; f *x = S + r*BAND, *p = P + r*BAND, *d = D + r*BAND, z[3];
+                exponentials(x, m, s.nk, z);
+                f c0 = wr[0]/z[0], c1 = wr[1]/z[1], c2 = wr[2]/z[2], a0 = 0, a1 = 0, a2 = 0;
+                SIMD for (L j = 0; j < s.nk; j++) { f g = d[j]*x[j]; a0 += g*m[0][j]; a1 += g*m[1][j]; a2 += g*m[2][j]; }
+                f *dwr = dw + ((b*H + h)*T + s.q0 + r)*3;                                   /* the patterns' mean gradients */
+                dwr[0] = a0 /= z[0]; dwr[1] = a1 /= z[1]; dwr[2] = a2 /= z[2];
+                a0 *= c0; a1 *= c1; a2 *= c2;
+                SIMD for (L j = 0; j < s.nk; j++) {
+                    p[j] = x[j]*(c0*m[0][j] + c1*m[1][j] + c2*m[2][j]);
+                    d[j] = d[j]*p[j] - x[j]*(a0*m[0][j] + a1*m[1][j] + a2*m[2][j]);
+                }
+            }
+            multiply(s.nq, E, s.nk, D, BAND, 1, Kr, E, dQ, E, 0);
+            multiply(s.nk, E, s.nq, D, 1, BAND, Q, E, sumK + s.k0*E, E, 1);
+            multiply(s.nk, E, s.nq, P, 1, BAND, G, E, sumV + s.k0*E, E, 1);
+            for (L r = 0; r < s.nq; r++) SIMD for (L e = 0; e < E; e++) dq[out + (s.q0 + r)*so + e] = TO_LOW(scale*dQ[r*E + e]);
+        }
+        for (L t = 0; t < T; t++) SIMD for (L e = 0; e < E; e++) { dk[out + t*so + e] = TO_LOW(sumK[t*E + e]); dv[out + t*so + e] = TO_LOW(sumV[t*E + e]); }
+    }
+}
+'''
+
+# %% ../nbs/05_attention.ipynb #c040
+@lru_cache
+def _cpu_masks(cfg): return band_masks(cfg)[0].contiguous()                    # (3, block, K)
+
+def _band_lib(q, cfg):
+    "The compiled band for queries like `q` (b, h, t, e), or None."
+    if q.device.type != 'cpu' or q.dtype not in (torch.float32, torch.bfloat16) or q.shape[-1] % 16: return None
+    block, K = _cpu_masks(cfg).shape[1:]
+    return compile_c(_C_BAND_COMMON + _C_BAND_FORWARD + _C_BAND_BACKWARD, (f'HEAD={q.shape[-1]}', f'QUERIES={block}', f'KEYS={K}', f'LOW={int(q.dtype == torch.bfloat16)}')) if K % 16 == 0 else None
+
+class _CompiledBand(torch.autograd.Function):
+    "`_Band` in C; q, k, v are read in place if they are slices of one tensor."
+    @staticmethod
+    def forward(ctx, q, k, v, w, cfg):
+        if not (q.stride() == k.stride() == v.stride() and q.stride(3) == 1): q, k, v = (x.contiguous() for x in (q, k, v))
+        ctx.save_for_backward(q, k, v, w.contiguous()); ctx.cfg = cfg
+        (b, h, t, e), o = q.shape, q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+        call(_band_lib(q, cfg).band_forward, *map(_at, (q, k, v)), w.contiguous(), _cpu_masks(cfg), o, e**-.5, b, h, t, *q.stride()[:3])
+        return o.transpose(1, 2)                                               # (b, h, t, e)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        q, k, v, w = ctx.saved_tensors
+        (b, h, t, e), masks = q.shape, _cpu_masks(ctx.cfg)
+        grad = grad.transpose(1, 2).contiguous()                               # (b, t, h, e)
+        dq, dk, dv = (torch.empty_like(grad) for _ in range(3))
+        dw, sums = w.new_empty(b, h, t, 3), w.new_empty(torch.get_num_threads(), 2, t + masks.shape[1], e)
+        call(_band_lib(q, ctx.cfg).band_backward, *map(_at, (q, k, v)), w, masks, grad, dq, dk, dv, dw, sums, e**-.5, b, h, t, *q.stride()[:3])
+        return *(x.transpose(1, 2) for x in (dq, dk, dv)), dw.sum(1), None
+
+def _at(x): return x.as_strided((1,), (1,))                                   # where a view begins; the strides travel apart
+
+# %% ../nbs/05_attention.ipynb #c041
+def compiled_band_attention(q, k, v, route, cfg):
+    "`band_attention` in C where it can be, else as it is; arguments and result are the same."
+    if _band_lib(q, cfg) is None: return band_attention(q, k, v, route, cfg)
+    with torch.autocast('cpu', enabled=False): return _CompiledBand.apply(q, k, v, route.float(), cfg)
+
+# %% ../nbs/05_attention.ipynb #c053
 def route_weights(
     logits: torch.Tensor,      # (b, t, 3) router logits
     hard: bool = False,        # one pattern a token (straight-through) instead of a mixture
@@ -236,7 +394,7 @@ def route_entropy(
     "How undecided the router is."
     return -(route*route.clamp(min=1e-9).log()).sum(-1)
 
-# %% ../nbs/05_attention.ipynb #c049
+# %% ../nbs/05_attention.ipynb #c056
 class AttnState(NamedTuple):
     "All that a later call needs of the tokens before it; constant size."
     k: torch.Tensor       # (b, h, ≤ reach-1, e) last keys
@@ -257,7 +415,7 @@ class MultiPatternAttention(nn.Module):
         self.out = nn.Linear(inner, cfg.d_model)
         self.router = nn.Linear(cfg.d_model, len(PATTERNS))
         self.register_buffer("head_mask", torch.ones(self.n_heads), persistent=False)
-        self.form = "auto"         # "dense", "sdpa", "band"; auto: band on a CPU, sdpa elsewhere
+        self.form = "auto"         # "dense", "sdpa", "band", "compiled"; auto: compiled on a CPU, sdpa elsewhere
         for lin in (self.qkv, self.out, self.router):
             nn.init.normal_(lin.weight, std=0.02); nn.init.zeros_(lin.bias)
 
@@ -265,7 +423,7 @@ class MultiPatternAttention(nn.Module):
         c = self.cfg
         return f"heads={self.n_heads}×{self.head_dim}, window={c.window}, dilation={c.dilation}, chunk={c.chunk}, route_by={c.route_by}"
 
-# %% ../nbs/05_attention.ipynb #c051
+# %% ../nbs/05_attention.ipynb #c058
 @patch
 def _route(self: MultiPatternAttention, x, state):
     "Weights (b, t, 3) and the new sum of logits (b, 3); in fp32."
@@ -279,8 +437,8 @@ def _route(self: MultiPatternAttention, x, state):
 @patch
 def _attend(self: MultiPatternAttention, q, k, v, route):
     "The fast form for this device, over a whole sequence from its beginning."
-    form = self.form if self.form != "auto" else "band" if q.device.type == "cpu" else "sdpa"
-    fn = dict(dense=dense_attention, sdpa=sdpa_attention, band=band_attention)[form]
+    form = self.form if self.form != "auto" else "compiled" if q.device.type == "cpu" else "sdpa"
+    fn = dict(dense=dense_attention, sdpa=sdpa_attention, band=band_attention, compiled=compiled_band_attention)[form]
     return fn(q, k, v, route, self.cfg)
 
 @patch
