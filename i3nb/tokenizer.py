@@ -134,11 +134,13 @@ def fold(self: PieceCounter)->Counter: # the chunk table
 def _settle(self: PieceCounter):
     self._merge()
     self.seen = 0
-    if len(self) > self.max_pieces:
-        keep = sorted(self.pieces.items(), key=lambda kv: (-kv[1], kv[0]))
-        half = self.max_pieces//2
-        self.undercount += keep[half][1]
-        self.pieces = Counter(dict(keep[:half]))
+    if len(self) > self.max_pieces: self._prune(self.max_pieces//2)
+
+@patch
+def _prune(self: PieceCounter, keep):
+    best = sorted(self.pieces.items(), key=lambda kv: (-kv[1], kv[0]))
+    self.undercount += best[keep][1]
+    self.pieces = Counter(dict(best[:keep]))
 
 @patch
 def _take(self: PieceCounter, block, first):
@@ -566,24 +568,26 @@ def decode(self: ChunkTokenizer,
     return ''.join([s.push(i) for i in ids] + [s.end()])
 
 # %% ../nbs/01_tokenizer.ipynb #c064
+def _chars(keys):  # (n,) -> (3, n) characters + 1, 0 where there is none
+    return np.stack([keys >> np.uint64(i) & np.uint64(0x1fffff) for i in (0, 21, 42)]).astype(np.int64)
+
+def _text_order(keys): a, b, c = _chars(keys); return a << 42 | b << 21 | c
+
+def _as_counter(keys, counts):
+    return Counter({''.join(chr((k >> i & 0x1fffff) - 1) for i in (0, 21, 42) if k >> i): n for k, n in zip(keys.tolist(), counts.tolist())})
+
 class CompiledCounter(PieceCounter):
     "`PieceCounter` with the work in C. It gives the same counts, and prunes at the same places."
     def __init__(self, max_pieces=1_000_000, max_chars=1 << 22):
-        self.held = []
         super().__init__(max_pieces, max_chars)
+        self.held = []
+        self._table(np.zeros(0, np.uint64), np.zeros(0, np.int_))
+
+    def _table(self, keys, counts):
+        self.keys, self.counts, self.bits = hash_table(keys, counts, 14)
+        self.entries = np.array([np.count_nonzero(keys)], np.int_)
 
     def __len__(self): return int(self.entries[0])
-
-    @property
-    def pieces(self)->Counter:
-        text = lambda k: ''.join(chr((k >> i & 0x1fffff) - 1) for i in (0, 21, 42) if k >> i)
-        full = self.keys > 0
-        return Counter({text(k): n for k, n in zip(self.keys[full].tolist(), self.counts[full].tolist())})
-
-    @pieces.setter
-    def pieces(self, pieces):
-        self.keys, self.counts, self.bits = hash_table(list(map(as_key, pieces)), list(pieces.values()), 14)
-        self.entries = np.array([len(pieces)], np.int_)
 
     def _take(self, block, first):
         data = as_bytes(block)
@@ -598,12 +602,49 @@ class CompiledCounter(PieceCounter):
             done = lib.count(data, _pointer(ends), ctypes.c_long(n), ctypes.c_long(done), _pointer(about_chars()), _pointer(self.keys),
                              _pointer(self.counts), ctypes.c_long(self.bits), _pointer(self.entries))
             if done == len(data): break
-            self.keys, self.counts, self.bits = hash_table(self.keys, self.counts)
+            self._table(self.keys, self.counts)
         self.held = []
+
+# %% ../nbs/01_tokenizer.ipynb #c065
+@patch
+def _full(self: CompiledCounter): i = self.keys > 0; return self.keys[i], self.counts[i]
+
+@patch
+def fold(self: CompiledCounter)->Counter:
+    self._settle()
+    return _as_counter(*self._full())
+
+@patch
+def _prune(self: CompiledCounter, keep):
+    keys, counts = self._full()
+    order = np.lexsort((_text_order(keys), -counts))
+    self.undercount += int(counts[order[keep]])
+    self._table(keys[order[:keep]], counts[order[:keep]])
+
+@patch
+def worth(self: PieceCounter,
+    room: int,      # as for `select`
+    min_count=2,    # as for `select`
+)->Counter:         # for `select`, whose answer is the same as for all chunks
+    "The chunk table without what cannot be chosen."
+    return self.fold()
+
+@patch
+def worth(self: CompiledCounter, room, min_count=2)->Counter:
+    self._settle()
+    keys, counts = self._full()
+    chars = _chars(keys)
+    whole = ~((chars > 0xd800) & (chars <= 0xe000)).any(0)                    # no surrogates; characters are one too high here
+    rivals = np.sort(counts[whole & (chars[1] > 0)])
+    keep = counts >= max(min_count, rivals[-room] if 0 < room < len(rivals) else 0)
+    lost = whole & ~keep
+    seen = np.bincount(chars[:, lost].ravel(), np.tile(counts[lost], 3))      # (characters + 1,)
+    single = {chr(c - 1): int(seen[c]) for c in np.flatnonzero(seen).tolist() if c > 0x80}
+    return _as_counter(keys[keep], counts[keep]) + Counter(single)
 
 def piece_counter(**kw): return (CompiledCounter if native() else PieceCounter)(**kw)
 
-# %% ../nbs/01_tokenizer.ipynb #c067
+# %% ../nbs/01_tokenizer.ipynb #c068
 @patch(cls_method=True)
 def train(cls: ChunkTokenizer,
     texts,                     # iterable of strings, read once
@@ -623,10 +664,10 @@ def train(cls: ChunkTokenizer,
         count.add(text)
     if not count.n_bytes: raise I3Error(f'nothing to train on: {count.n_texts} texts, all empty; check the source')
     info = dict(texts=count.n_texts, bytes=count.n_bytes, vocab_size=vocab_size, min_count=min_count)
-    vocab = select(count.fold(), vocab_size - least, min_count)
+    vocab = select(count.worth(vocab_size - least, min_count), vocab_size - least, min_count)
     return cls(*vocab, case_markers=bool(case_markers), info=dict(info, undercount=count.undercount))
 
-# %% ../nbs/01_tokenizer.ipynb #c070
+# %% ../nbs/01_tokenizer.ipynb #c071
 @patch
 def _rules(self: ChunkTokenizer):
     return dict(format=FORMAT, version=VERSION, case_markers=self.case_markers, specials=self.specials, chars=self.chars,
@@ -646,7 +687,7 @@ def save(self: ChunkTokenizer,
     about = dict(self._rules(), fingerprint=self.fingerprint, info=self.info)
     return write_atomic(Path(path)/FILE, json.dumps(about, ensure_ascii=False, indent=0) + '\n')
 
-# %% ../nbs/01_tokenizer.ipynb #c072
+# %% ../nbs/01_tokenizer.ipynb #c073
 def read_rules(
     path,    # the JSON file
 )->dict:
@@ -678,7 +719,7 @@ def load(cls: ChunkTokenizer,
         raise I3Error(f'{path} was changed after it was written (its fingerprint does not fit); restore the original file')
     return tok
 
-# %% ../nbs/01_tokenizer.ipynb #c075
+# %% ../nbs/01_tokenizer.ipynb #c076
 def byte_letters():
     "The letter by which Hugging Face's `ByteLevel` writes each byte."
     plain = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
