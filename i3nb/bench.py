@@ -297,6 +297,13 @@ def peak_gb(device='cpu')->float:
 
 def _say(**line): print(json.dumps(line), flush=True)
 
+def _timed_step(c, x, y, precision)->float:
+    "Seconds of one step."
+    start = time.perf_counter()
+    one_step(c, x, y, precision)
+    if x.is_cuda: torch.cuda.synchronize(x.device)
+    return time.perf_counter()-start
+
 def _row(spec: dict)->dict:
     "What a child process does for a row."
     seed_all(spec['seed'])
@@ -307,17 +314,14 @@ def _row(spec: dict)->dict:
     if spec['name'].endswith('/loop'): paper_way().__enter__()             # for the rest of this process
     ids, seconds, begin = torch.randint(v, (b, t+1), device=device), [], time.perf_counter()
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    for _ in range(2 if c.micro == b else 1): one_step(c, x[:c.micro], y[:c.micro], precision); _say(warm=True)
-    for i in range(spec['steps']):
-        if i and time.perf_counter()-begin > spec['budget_s']: break
-        start = time.perf_counter()
-        one_step(c, x, y, precision)
-        if device.type == 'cuda': torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter()-start); _say(step=seconds[-1])
+    for _ in range(2 if c.micro == b else 1): warm = _timed_step(c, x[:c.micro], y[:c.micro], precision)
+    rows = min(b, c.micro*max(1, int(spec['budget_s']/warm)))              # sequences that fit into the row's time
+    while len(seconds) < spec['steps'] and (not seconds or time.perf_counter()-begin < spec['budget_s']):
+        seconds.append(_timed_step(c, x[:rows], y[:rows], precision)*b/rows); _say(step=seconds[-1])
     memory = peak_gb(device)                                              # before the watched steps
     parts = component_seconds(c, x, y, precision, 2) if spec['components'] and isinstance(c.model, I3Model) else None
     return dict(params=sum(p.numel() for p in c.model.parameters()), flops_per_token=c.flops, micro_batch=c.micro, precision=precision,
-        recipe=c.recipe, seconds=seconds, mem_peak_gb=memory, components=parts)
+        recipe=c.recipe, sequences=rows, seconds=seconds, mem_peak_gb=memory, components=parts)
 
 # %% ../nbs/15_bench.ipynb #c038
 def _child(job: str):
@@ -389,7 +393,7 @@ def make_row(
     mid, first = statistics.median(seconds), runs[0]
     row = dict(name=name, params=first['params'], tokens_per_s=tokens/mid, s_per_step=mid, mem_peak_gb=max(r['mem_peak_gb'] for r in runs),
         ceiling_share=first['flops_per_token']*tokens/mid/(1e9*ceiling), s_per_step_min=min(seconds), s_per_step_max=max(seconds), steps=len(seconds),
-        **{k: first[k] for k in ('flops_per_token', 'recipe', 'precision', 'micro_batch')})
+        **{k: first[k] for k in ('flops_per_token', 'recipe', 'precision', 'micro_batch', 'sequences')})
     parts = [r['components'] for r in runs if r['components']]
     if parts: row['components'] = {k: statistics.mean(p[k] for p in parts) for k in parts[0]}
     return row
@@ -492,6 +496,7 @@ def print_rows(report: dict):
         spread = f"{r['s_per_step_min']:.2f}–{r['s_per_step_max']:.2f}"
         print(f"{r['name']:22}{r['params']/1e6:8.1f}M{r['tokens_per_s']:10,.0f}{r['s_per_step']:9.2f}{spread:>15}{r['steps']:6}{r['mem_peak_gb']:9.2f}{r['ceiling_share']:7.1%}{ours/r['tokens_per_s']:8.1f}×")
     for r in report['rows']:
+        if r.get('sequences', report['batch_size']) < report['batch_size']: print(f"{r['name']}: measured on {r['sequences']} of {report['batch_size']} sequences and scaled; a whole step would not fit into --minutes_per_row")
         if 'components' in r: print(f"{r['name']}, seconds of a watched step of {r['components']['step']:.2f}: " + ', '.join(f'{k} {r["components"][k]:.2f}' for k in COMPONENTS))
     for name, why in report['failed'].items(): print(f'no figure for {name}: {why}')
 
@@ -537,7 +542,7 @@ def i3nb_bench(
     components: bool=False,       # also say where the time of our step goes
     loop: bool=False,             # also the paper's way, a Python loop through time
     repeats: int=2,               # visits to every row; its steps are spread over them
-    minutes_per_row: float=5.,    # a slower row gets fewer steps, at least one
+    minutes_per_row: float=5.,    # a slower row gets fewer steps; one whose step does not fit is measured on fewer sequences
     quality: bool=False,          # instead: train each of --entries and measure the time to a perplexity
     entries: str='i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP], with commas
     minutes: float=10.,           # with --quality: training time of each entry, evaluations not counted
