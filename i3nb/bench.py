@@ -11,7 +11,9 @@ __all__ = ['PEERS', 'PEER_MICRO', 'LOOP_MICRO', 'COMPONENTS', 'JOBS', 'MARKS', '
 
 # %% ../nbs/15_bench.ipynb #c003
 import json, math, os, platform, re, statistics, subprocess, sys, tempfile, time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Callable
 import torch
@@ -141,7 +143,8 @@ def make_contender(
             lambda x, y: m(x, y).lm_loss, lambda x, y: m(x, y).loss)
     m = build_peer(name, vocab_size, seq_len).to(device)
     nll = lambda x, y: F.cross_entropy(m(input_ids=x).logits.float().flatten(0, 1), y.flatten())   # as `transformers` computes it: all logits, in fp32
-    micro = min(batch_size, PEER_MICRO.get(name.removesuffix('-tiny'), batch_size))
+    whole = find_spec('mamba_ssm') and torch.device(device).type == 'cuda'                       # kernels that hold no states
+    micro = batch_size if whole else min(batch_size, PEER_MICRO.get(name.removesuffix('-tiny'), batch_size))
     return Contender(name, m, peer_optimizer(m, peer_recipe, lr), peer_flops(m, seq_len), micro, peer_recipe, nll, nll)
 
 # %% ../nbs/15_bench.ipynb #c022
@@ -311,13 +314,13 @@ def _row(spec: dict)->dict:
     precision = pick_precision(device, spec['precision'])
     b, t, v = spec['batch_size'], spec['seq_len'], spec['vocab_size']
     c = make_contender(spec['name'], v, b, t, spec['recipe'], device=device)
-    if spec['name'].endswith('/loop'): paper_way().__enter__()             # for the rest of this process
     ids, seconds, begin = torch.randint(v, (b, t+1), device=device), [], time.perf_counter()
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    for _ in range(2 if c.micro == b else 1): warm = _timed_step(c, x[:c.micro], y[:c.micro], precision)
-    rows = min(b, c.micro*max(1, int(spec['budget_s']/warm)))              # sequences that fit into the row's time
-    while len(seconds) < spec['steps'] and (not seconds or time.perf_counter()-begin < spec['budget_s']):
-        seconds.append(_timed_step(c, x[:rows], y[:rows], precision)*b/rows); _say(step=seconds[-1])
+    with paper_way() if spec['name'].endswith('/loop') else nullcontext():
+        for _ in range(2 if c.micro == b else 1): warm = _timed_step(c, x[:c.micro], y[:c.micro], precision)
+        rows = min(b, c.micro*max(1, int(spec['budget_s']/warm)))              # sequences that fit into the row's time
+        while len(seconds) < spec['steps'] and (not seconds or time.perf_counter()-begin < spec['budget_s']):
+            seconds.append(_timed_step(c, x[:rows], y[:rows], precision)*b/rows); _say(step=seconds[-1])
     memory = peak_gb(device)                                              # before the watched steps
     parts = component_seconds(c, x, y, precision, 2) if spec['components'] and isinstance(c.model, I3Model) else None
     return dict(params=sum(p.numel() for p in c.model.parameters()), flops_per_token=c.flops, micro_batch=c.micro, precision=precision,
@@ -486,7 +489,7 @@ def run_race(
                 'bits_per_byte_at': {str(m): b for m in MARKS if (b := at_mark(out['points'], m)) is not None}})
     return curves
 
-# %% ../nbs/15_bench.ipynb #c055
+# %% ../nbs/15_bench.ipynb #c053
 def print_rows(report: dict):
     "The report as a table."
     ours = report['rows'][0]['tokens_per_s']
@@ -511,7 +514,7 @@ def print_race(report: dict):
         print(f"{c['entry']:30}{reached:>14}" + ''.join(f"{c['bits_per_byte_at'].get(m, float('nan')):14.3f}" for m in marks) + f"{c['points'][-1]['val_ppl']:11.2f}")
         if c['synthetic']: print('  on the embedded story grammar: not a result')
 
-# %% ../nbs/15_bench.ipynb #c056
+# %% ../nbs/15_bench.ipynb #c054
 def _check(preset, recipe, peers, device, precision, **positive):
     "Raise `I3Error` for what cannot be measured, before anything is."
     I3Config.preset(preset)
@@ -566,7 +569,7 @@ def i3nb_bench(
     _finish(report, json, print_rows if rows else None)
     if failed: raise I3Error(f"{len(failed)} of {len(results)} rows failed, first {next(iter(failed.values()))}")
 
-# %% ../nbs/15_bench.ipynb #c058
+# %% ../nbs/15_bench.ipynb #c056
 def _finish(report: dict, path: str|None, show):
     "Write the report where it was wished, and show it."
     if path: write_atomic(path, json.dumps(report, indent=1)+'\n')
@@ -577,7 +580,8 @@ def _quality(preset, entries, target, path, spec, data, val_data):
     entries = [parse_entry(e) for e in entries.split(',') if e]
     if not entries: raise I3Error('--entries is empty; give for instance i3-300m:muon:0.02,gpt2:adamw:1e-3')
     for e in entries:
-        _check(e['name'] if e['name'] in PRESETS else preset, e['recipe'], [] if e['name'] in PRESETS else [e['name']], spec['device'], spec['precision'], minutes=spec['seconds'], target=target)
+        precision = _check(e['name'] if e['name'] in PRESETS else preset, e['recipe'], [] if e['name'] in PRESETS else [e['name']], spec['device'], spec['precision'], minutes=spec['seconds']/60, target=target, batch_size=spec['batch_size'], seq_len=spec['seq_len'], eval_docs=spec['eval_docs'])
+    if precision == 'fp16': raise I3Error('--quality does not scale the loss, which fp16 needs; give --precision fp32')
     data, val_data = _sample(data, val_data)
     prepared = prepare(data, None, spec['cache'], spec['vocab_size'], val_data)
     if not prepared.val: raise I3Error('--quality needs validation stories; give --val_data')
