@@ -454,7 +454,7 @@ def _race(spec: dict)->dict:
         done = step/spec['iters'] if spec['iters'] else clock/spec['seconds']
         over = marks and clock + took > marks[0]                                   # the next step would run over a mark
         if over or clock >= last + max(3., .1*last) or done >= 1:
-            c.model.eval(); point = look(None if done >= 1 else spec['eval_docs']); c.model.train()
+            c.model.eval(); point = look(None if done >= 1 and not spec['iters'] else spec['eval_docs']); c.model.train()
             points.append(dict(step=step, tokens=step*spec['batch_size']*spec['seq_len'], seconds=clock, loss=loss, **point)); last = clock
             if over: marks.pop(0)
         _say(share=done, step=step, loss=loss, val_ppl=points[-1]['val_ppl'] if points else None)
@@ -553,7 +553,7 @@ def i3nb_bench(
     target: float=69.26,          # with --quality: the perplexity to reach
     data: str=None,               # with --quality: training data; default: the development sample, else TinyStories from the hub
     val_data: str=None,           # with --quality: validation data
-    eval_docs: int=64,            # with --quality: stories in an evaluation on the way; the last takes all
+    eval_docs: int=64,            # with --quality: stories in an evaluation; the last takes all, unless --iters is given
     cache: str=None,              # with --quality: folder for prepared data
     seed: int=0,                  # of weights and ids
 ):
