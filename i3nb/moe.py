@@ -240,12 +240,14 @@ class MoEAux(NamedTuple):
     usage: torch.Tensor    # (e,) share of the choices per expert, sums to 1, detached
     probs: torch.Tensor    # (b, t, e) softmax over experts
 
+def _has_amx()->bool: return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+
 class SparseMoE(nn.Module):
     "Top-k mixture of GELU experts: only the chosen compute, and no token is dropped."
-    def __init__(self, cfg: I3Config, tile: int=128):  # `tile`: see `round_rows`
+    def __init__(self, cfg: I3Config, tile: int|None=None):  # `tile`: see `round_rows`; None: 128 where the processor has AMX, else 1
         super().__init__()
         d, f, e = cfg.d_model, cfg.d_ff, cfg.n_experts
-        self.top_k, self.tile = cfg.top_k, tile
+        self.top_k, self.tile = cfg.top_k, tile or (128 if _has_amx() else 1)
         self.gate = nn.Linear(d, e, bias=False)
         self.w1, self.b1 = nn.Parameter(torch.empty(e, d, f)), nn.Parameter(torch.empty(e, f))
         self.w2, self.b2 = nn.Parameter(torch.empty(e, f, d)), nn.Parameter(torch.empty(e, d))

@@ -1,0 +1,54 @@
+"""Train i3-tiny for 50 steps twice from the same weights on the same batches, by the fast forms and by the reference forms, and write both losses.
+
+    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sample_data`
+"""
+import json, sys, tempfile, time
+from pathlib import Path
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+from i3nb import model as model_module, moe, recurrence
+from i3nb.bench import paper_way
+from i3nb.core import I3Config, seed_all
+from i3nb.data import Batches, prepare, sample_data
+from i3nb.model import I3Model
+from i3nb.optim import build_optimizer, clip_gradients, lr_scale
+from i3nb.trainer import autocast
+
+def reference(model):
+    "Every part by its specification: loops through time, three masked softmaxes, PyTorch between the experts' products, all logits."
+    paper_way().__enter__()
+    recurrence.conv_silu = lambda s, past, w, bias: (lambda out, past: (F.silu(out), past))(*recurrence.causal_conv(s, past, w, bias))
+    model_module.linear_cross_entropy = lambda x, W, bias, y: F.cross_entropy(F.linear(x, W, bias).float(), y, ignore_index=-100)
+    moe._ops = lambda x, dtype: moe._TorchOps
+    for b in model.attn_layers: b.mixer.form = 'dense'
+    for b in model.blocks: b.moe.tile = 1
+
+def losses(form: str, precision: str, recipe: str, data, steps=50):
+    "Training losses of `steps` steps."
+    seed_all(0)
+    model = I3Model(I3Config.preset('i3-tiny', vocab_size=len(data.tokenizer)))
+    if form == 'reference': reference(model)
+    optimizer, batches, out = build_optimizer(model, recipe), Batches(data, 8, 128, 0), []
+    for i in tqdm(range(steps), desc=f'{form} {precision} {recipe}'):
+        optimizer.set_lr_scale(lr_scale(i/steps, i))
+        x, y = next(batches)
+        with autocast(torch.device('cpu'), precision): loss = model(x, y).loss
+        loss.backward()
+        clip_gradients(model.parameters(), 1.)
+        optimizer.step(); optimizer.zero_grad()
+        out.append(loss.item())
+    return out
+
+if __name__ == '__main__':
+    runs = []
+    with tempfile.TemporaryDirectory() as d:
+        data = prepare(str(Path(sample_data())/'valid.jsonl'), out_dir=d, vocab_size=2048)
+        for form in ('fast', 'reference'):                     # the reference last: its forms stay
+            for precision, recipe in (('fp32', 'adamw'), ('fp32', 'muon'), ('bf16', 'muon')):
+                runs.append(dict(form=form, precision=precision, recipe=recipe, loss=losses(form, precision, recipe, data)))
+    Path(sys.argv[1]).write_text(json.dumps(runs))
+    for a in runs[:3]:
+        b = next(r for r in runs[3:] if (r['precision'], r['recipe']) == (a['precision'], a['recipe']))
+        d = [abs(x-y) for x, y in zip(a['loss'], b['loss'])]
+        print(a['precision'], a['recipe'], f"loss {a['loss'][0]:.3f} to {a['loss'][-1]:.3f}; largest difference {max(d):.1e}, at the first step {d[0]:.1e}")
