@@ -511,7 +511,7 @@ def print_race(report: dict):
     print(f"{'':30}{'seconds to it':>14}" + ''.join(f"{'bpb at '+m+' s':>14}" for m in marks) + f"{'final ppl':>11}")
     for c in report['curves']:
         reached = f"{c['seconds_to_target']:.0f}" if c['seconds_to_target'] else 'not reached'
-        print(f"{c['entry']:30}{reached:>14}" + ''.join(f"{c['bits_per_byte_at'].get(m, float('nan')):14.3f}" for m in marks) + f"{c['points'][-1]['val_ppl']:11.2f}")
+        print(f"{c['entry']:30}{reached:>14}" + ''.join(f"{c['bits_per_byte_at'][m]:14.3f}" if m in c['bits_per_byte_at'] else f"{'–':>14}" for m in marks) + f"{c['points'][-1]['val_ppl']:11.2f}")
         if c['synthetic']: print('  on the embedded story grammar: not a result')
 
 # %% ../nbs/15_bench.ipynb #c054
