@@ -10,6 +10,7 @@ __all__ = ['JORDAN', 'POLAR', 'RECIPES', 'lr_scale', 'clip_gradients', 'orthogon
 import math
 import torch
 from .core import I3Error, pick_precision
+from .native import call, compile_c
 
 # %% ../nbs/09_optim.ipynb #c005
 def lr_scale(
@@ -61,6 +62,16 @@ def _shorten(A):
     s = torch.linalg.vector_norm((A@A).float(), dim=(-2, -1), keepdim=True).sqrt()*1.01 + 1e-7
     return (A/s).to(A.dtype), s.rsqrt()
 
+def _short_factor(x, rounds, left: bool):
+    "The small matrix Q with which `rounds` multiply `x`: from the left, or from the right."
+    A, factor = _shorten(x@x.mT if left else x.mT@x)
+    for i, (a, b, c) in enumerate(rounds):
+        B = _addmm(A, A, A, beta=b, alpha=c)                              # P = aI + B
+        if i: Q = _addmm(Q, B, Q, beta=a)                                 # PQ
+        else: Q = B.clone(); Q.diagonal(dim1=-2, dim2=-1).add_(a)
+        if i+1 < len(rounds): A = _addmm(A, B, A, beta=a); A = _addmm(A, B, A, beta=a)   # PPA = PAP: polynomials of A commute
+    return (Q*factor).to(x.dtype)
+
 def orthogonalize(
     g,                     # (r, c), or a stack (…, r, c): each matrix by itself
     rounds=POLAR,          # a, b, c of each round
@@ -69,18 +80,12 @@ def orthogonalize(
     "The nearest (semi-)orthogonal matrix, roughly: Muon's direction."
     left = g.shape[-2] <= g.shape[-1]
     x = (g/(torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True) + 1e-30)).to(dtype)
-    A, factor = _shorten(x@x.mT if left else x.mT@x)
-    for i, (a, b, c) in enumerate(rounds):
-        B = _addmm(A, A, A, beta=b, alpha=c)                              # P = aI + B
-        if i: Q = _addmm(Q, B, Q, beta=a)                                 # PQ
-        else: Q = B.clone(); Q.diagonal(dim1=-2, dim2=-1).add_(a)
-        if i+1 < len(rounds): A = _addmm(A, B, A, beta=a); A = _addmm(A, B, A, beta=a)   # PPA = PAP: polynomials of A commute
-    Q = (Q*factor).to(dtype)
+    Q = _short_factor(x, rounds, left)
     return Q@x if left else x@Q
 
 # %% ../nbs/09_optim.ipynb #c023
 class PlainOptimizer:
-    "Groups of parameters, a state for each parameter, and an `update` that a subclass gives."
+    "Groups of parameters, a state for each parameter; `new_state` and `update` are what a subclass gives."
     def __init__(self,
         params,      # parameters, or groups of them: dicts with `params` and whatever differs from the defaults
         **defaults,  # what a group does not say
@@ -95,9 +100,16 @@ class PlainOptimizer:
     @torch.no_grad()
     def step(self):
         "One step for every parameter that has a gradient."
+        self.make_states()
         for group in self.param_groups:
             for p in group['params']:
-                if p.grad is not None: self.update(p, self.state.setdefault(p, {}), group)
+                if p.grad is not None: self.update(p, self.state[p], group)
+
+    def make_states(self):
+        "Make what is still missing; a step does it too, but then among tensors that come and go, and memory falls into pieces."
+        for group in self.param_groups:
+            for p in group['params']:
+                if p not in self.state: self.state[p] = self.new_state(p, group)
 
     def zero_grad(self, set_to_none: bool=True):
         for p in self.params: p.grad = None
@@ -139,9 +151,10 @@ class Muon(PlainOptimizer):
             for p in g['params']:
                 if p.ndim not in (2, 3) or p.shape[-2] % g['parts']: raise I3Error(f"Muon: a parameter of shape {tuple(p.shape)} is not {g['parts']} matrices; give it to AdamW")
 
+    def new_state(self, p, group: dict): return dict(momentum=torch.zeros_like(p, dtype=group['momentum_dtype']))
+
     def update(self, p, state: dict, group: dict):
         "One step for `p`. Matrix by matrix a CPU's caches serve better; a GPU wants the batch."
-        if not state: state['momentum'] = torch.zeros_like(p, dtype=group['momentum_dtype'])
         stacks = [_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]
         for w, g, m in zip(*[s.unbind(0) if p.is_cpu else [s] for s in stacks]): _muon_update(w, g, m, group)
 
@@ -151,13 +164,49 @@ _DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 def _muon_update(w, g, m, group):
     "Momentum `m` and weights `w` (…, r, c) take one step for gradient `g`."
     mu, (rows, cols) = group['momentum'], w.shape[-2:]
-    ratio = cols/rows if group['in_first'] else rows/cols
+    ratio, dtype = cols/rows if group['in_first'] else rows/cols, group['ns_dtype'] or _DTYPES[pick_precision(w.device)]
+    rate, keep = group['lr']*max(1, ratio)**.5, 1 - group['lr']*group['weight_decay']
+    if lib := _muon_lib(w, g, m, dtype): return _compiled_update(lib, w, g, m, mu, rate, keep, group['rounds'])
     m.lerp_(g.to(m.dtype), 1-mu)
-    u = orthogonalize(g.lerp(m.to(g.dtype), mu), group['rounds'], group['ns_dtype'] or _DTYPES[pick_precision(w.device)])
-    if group['weight_decay']: w.mul_(1 - group['lr']*group['weight_decay'])
-    w.add_(u, alpha=-group['lr']*max(1, ratio)**.5)
+    u = orthogonalize(g.lerp(m.to(g.dtype), mu), group['rounds'], dtype)
+    w.mul_(keep).add_(u, alpha=-rate)
 
-# %% ../nbs/09_optim.ipynb #c030
+# %% ../nbs/09_optim.ipynb #c028
+_C_MUON = r'''
+/* m += (1-mu)(g-m); sums: (threads), squares of the direction g + mu (m-g) */
+void momentum(const f *g, low *m, f mu, f *sums, L n) {
+    PARALLEL {
+        L me = omp_get_thread_num(), team = omp_get_num_threads(); f sum = 0;
+        SIMD for (L i = n*me/team; i < n*(me + 1)/team; i++) {
+            f old = FROM_LOW(m[i]), now = FROM_LOW((m[i] = TO_LOW(old + (1 - mu)*(g[i] - old)))), x = g[i] + mu*(now - g[i]);
+            sum += x*x;
+        }
+        sums[me] = sum;
+    }
+}
+void direction(const f *g, const low *m, f mu, f scale, half *x, L n) {
+    PARALLEL_FOR
+    for (L j = 0; j < n; j += 4096) { L end = j + 4096 < n ? j + 4096 : n; SIMD for (L i = j; i < end; i++) x[i] = down(scale*(g[i] + mu*(FROM_LOW(m[i]) - g[i]))); }
+}
+void apply(f *w, const half *u, f keep, f rate, L n) {
+    PARALLEL_FOR
+    for (L j = 0; j < n; j += 4096) { L end = j + 4096 < n ? j + 4096 : n; SIMD for (L i = j; i < end; i++) w[i] = keep*w[i] - rate*up(u[i]); }
+}
+'''
+
+def _muon_lib(w, g, m, dtype):
+    "The compiled passes for one matrix on a CPU, or None."
+    fits = w.is_cpu and w.ndim == 2 and dtype == torch.bfloat16 and w.dtype == g.dtype == torch.float32 and m.dtype in (torch.float32, torch.bfloat16)
+    return compile_c(_C_MUON, (f'LOW={int(m.dtype == torch.bfloat16)}',)) if fits and all(t.is_contiguous() for t in (w, g, m)) else None
+
+def _compiled_update(lib, w, g, m, mu: float, rate: float, keep: float, rounds):
+    sums, x, left = w.new_zeros(torch.get_num_threads()), torch.empty_like(w, dtype=torch.bfloat16), w.shape[0] <= w.shape[1]
+    call(lib.momentum, g, m, mu, sums, w.numel())
+    call(lib.direction, g, m, mu, 1/(sums.sum().item()**.5 + 1e-30), x, w.numel())
+    Q = _short_factor(x, rounds, left)
+    call(lib.apply, w, Q@x if left else x@Q, keep, rate, w.numel())
+
+# %% ../nbs/09_optim.ipynb #c033
 _VECTORS = ('A_log', 'D', 'conv_weight', 'bias')
 _MATRICES = ('head', 'gate', 'router', 'dt_proj')
 
@@ -171,7 +220,7 @@ def param_kind(
     if p.ndim < 2 or path[-1] in _VECTORS or path[-1] in ('b1', 'b2'): return 'vector'
     return 'matrix' if set(path) & set(_MATRICES) else 'hidden'
 
-# %% ../nbs/09_optim.ipynb #c033
+# %% ../nbs/09_optim.ipynb #c036
 class LeanAdamW(PlainOptimizer):
     "AdamW (Loshchilov and Hutter, 2019) whose averages may be kept in a small type."
     def __init__(self,
@@ -183,12 +232,19 @@ class LeanAdamW(PlainOptimizer):
         state_dtype=None,         # type of the averages; None: the parameter's
     ): super().__init__(params, lr=lr, betas=list(betas), eps=eps, weight_decay=weight_decay, state_dtype=state_dtype)
 
+    def new_state(self, p, group: dict): return dict(step=0, **{k: torch.zeros_like(p, dtype=group['state_dtype']) for k in ('exp_avg', 'exp_avg_sq')})
+
     def update(self, p, state: dict, group: dict):
         "One step for `p`, half a million numbers at a time."
-        if not state: state.update(step=0, **{k: torch.zeros_like(p, dtype=group['state_dtype']) for k in ('exp_avg', 'exp_avg_sq')})
         state['step'] += 1
-        rows = max(1, 2**19*len(p)//p.numel())
-        for w, g, m, v in zip(*(t.split(rows) for t in (p, p.grad, state['exp_avg'], state['exp_avg_sq']))): _adam_rows(w, g, m, v, state['step'], group)
+        size = max(1, 2**19*len(p)//p.numel())
+        for i in range(0, len(p), size): self.update_rows(p, slice(i, i+size), p.grad[i:i+size])
+
+    @torch.no_grad()
+    def update_rows(self, p, rows: slice, grad):
+        "The step of some rows, whose gradient is `grad`; `step` in the state was counted before."
+        state, group = self.state[p], next(g for g in self.param_groups if any(q is p for q in g['params']))
+        _adam_rows(p[rows], grad, state['exp_avg'][rows], state['exp_avg_sq'][rows], state['step'], group)
 
 def _adam_rows(w, g, m, v, step: int, group: dict):
     "AdamW for some rows of a parameter."
@@ -198,7 +254,7 @@ def _adam_rows(w, g, m, v, step: int, group: dict):
     root = square.sqrt().div_((1-b2**step)**.5).add_(group['eps'])
     w.mul_(1 - lr*group['weight_decay']).addcdiv_(mean, root, value=-lr/(1-b1**step))
 
-# %% ../nbs/09_optim.ipynb #c036
+# %% ../nbs/09_optim.ipynb #c039
 class Optimizers:
     "Several optimizers behind the interface of one."
     def __init__(self, stages: dict):  # name of a part of the model -> its optimizers
@@ -221,6 +277,10 @@ class Optimizers:
     def zero_grad(self, set_to_none: bool=True):
         for o in self.parts: o.zero_grad(set_to_none=set_to_none)
 
+    def forget(self):
+        "Drop all states."
+        for o in self.parts: o.state.clear()
+
     def state_dict(self)->dict: return dict(kinds=[type(o).__name__ for o in self.parts], scale=self.scale, parts=[o.state_dict() for o in self.parts])
 
     def load_state_dict(self, state: dict):
@@ -230,7 +290,7 @@ class Optimizers:
         self.scale = state['scale']
         for o, s in zip(self.parts, state['parts']): o.load_state_dict(s)
 
-# %% ../nbs/09_optim.ipynb #c037
+# %% ../nbs/09_optim.ipynb #c040
 RECIPES = {
     'paper': dict(lr=3e-4, betas=(.9, .999), weight_decay=.01),
     'adamw': dict(lr=3e-3, betas=(.9, .95), weight_decay=.1),
@@ -256,7 +316,7 @@ def _stage(name: str)->str:
     "The part of the model whose gradients come together: 'blocks.i', or 'embed', or 'head' with the final norm."
     return '.'.join(name.split('.')[:2]) if name.startswith('blocks.') else 'embed' if name.startswith('embed.') else 'head'
 
-# %% ../nbs/09_optim.ipynb #c038
+# %% ../nbs/09_optim.ipynb #c041
 def build_optimizer(
     model,                 # its parameters' names decide, see `param_kind`
     recipe: str='muon',    # a key of `RECIPES`
