@@ -427,7 +427,7 @@ def gpu_form(
     if n in (8, 16, 32, 64, 128):
         if nvrtc(): forms.append('cuda')
         if triton and torch.cuda.get_device_capability(device) >= (7, 5): forms.append('triton')
-    with torch.enable_grad(), torch.random.fork_rng([device]):
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng([device]):
         best, out = _contest({f: lambda *xs, f=f: scan_gpu(*xs, f) for f in forms}, make, lambda: torch.cuda.synchronize(device))
     for name, why in out.items(): warnings.warn(f'scan: the form {name!r} does not serve on {device}: {why}')
     if best is None: warnings.warn(f'scan: no fused form serves n={n} on {device}; the segmented form does, many times slower (n must be 8, 16, 32, 64 or 128; NVRTC comes with PyTorch for CUDA)')
