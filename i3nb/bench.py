@@ -24,6 +24,7 @@ from . import model as model_module, recurrence
 from .core import I3Config, I3Error, PRESETS, pick_device, pick_precision, seed_all, user_errors, write_atomic
 from .data import Batches, eval_batches, prepare, sample_data, target_bytes
 from .model import I3Model, flops_per_token
+from .native import keep_memory
 from .optim import Muon, Optimizers, RECIPES, build_optimizer, clip_gradients, lr_scale
 from .scan import scan_loop
 from .telemetry import bits_per_byte, perplexity
@@ -311,6 +312,7 @@ def _row(spec: dict)->dict:
     "What a child process does for a row."
     seed_all(spec['seed'])
     device = pick_device(spec['device'])
+    if device.type == 'cpu': keep_memory()                                 # as the trainer does; peers get it too
     precision = pick_precision(device, spec['precision'])
     b, t, v = spec['batch_size'], spec['seq_len'], spec['vocab_size']
     c = make_contender(spec['name'], v, b, t, spec['recipe'], device=device)
@@ -422,14 +424,14 @@ def window_quality(
     return dict(val_loss=total/tokens, val_ppl=perplexity(total/tokens), bits_per_byte=bits_per_byte(total, nbytes))
 
 def parse_entry(
-    entry: str,        # NAME:RECIPE:LR[:WARMUP]
+    entry: str,        # NAME:RECIPE:LR[:WARMUP[:BATCH]]
 )->dict:
-    "An entry of the race, as in `gpt2:adamw:1e-3:20`."
+    "An entry of the race, as in `gpt2:adamw:1e-3:20`; a batch of its own stands last."
     name, *rest = entry.split(':')
-    try: recipe, lr, warmup = rest[0], float(rest[1]), int(rest[2]) if len(rest) > 2 else 20
-    except (IndexError, ValueError) as e: raise I3Error(f"--entries: {entry!r} is not NAME:RECIPE:LR or NAME:RECIPE:LR:WARMUP, as in gpt2:adamw:1e-3:20") from e
-    if lr <= 0 or warmup < 0: raise I3Error(f'--entries: {entry!r} needs a positive rate and a warm-up of at least 0 steps')
-    return dict(entry=entry, name=name, recipe=recipe, lr=lr, warmup=warmup)
+    try: recipe, lr, warmup, own = rest[0], float(rest[1]), int(rest[2]) if len(rest) > 2 else 20, {'batch_size': int(rest[3])} if len(rest) > 3 else {}
+    except (IndexError, ValueError) as e: raise I3Error(f"--entries: {entry!r} is not NAME:RECIPE:LR, NAME:RECIPE:LR:WARMUP or NAME:RECIPE:LR:WARMUP:BATCH, as in gpt2:adamw:1e-3:20") from e
+    if lr <= 0 or warmup < 0 or own.get('batch_size', 1) < 1: raise I3Error(f'--entries: {entry!r} needs a positive rate, a warm-up of at least 0 steps and a batch of at least 1')
+    return dict(entry=entry, name=name, recipe=recipe, lr=lr, warmup=warmup, **own)
 
 # %% ../nbs/15_bench.ipynb #c048
 MARKS = (30, 60, 120, 300, 600, 1200)  # seconds at which contenders are compared
@@ -438,6 +440,7 @@ def _race(spec: dict)->dict:
     "What a child process does for an entry: train for so many seconds; the points of its curve."
     seed_all(spec['seed'])
     device = pick_device(spec['device'])
+    if device.type == 'cpu': keep_memory()                                 # as the trainer does; peers get it too
     precision = pick_precision(device, spec['precision'])
     data = prepare(spec['data'], None, spec['cache'], spec['vocab_size'], spec['val_data'], progress=False)
     c = make_contender(spec['name'], spec['vocab_size'], spec['batch_size'], spec['seq_len'], spec['recipe'], spec['lr'], device, spec['recipe'])
@@ -547,7 +550,7 @@ def i3nb_bench(
     repeats: int=2,               # visits to every row; its steps are spread over them
     minutes_per_row: float=5.,    # a slower row gets fewer steps; one whose step does not fit is measured on fewer sequences
     quality: bool=False,          # instead: train each of --entries and measure the time to a perplexity
-    entries: str='i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP], with commas
+    entries: str='i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP[:BATCH]], with commas
     minutes: float=10.,           # with --quality: training time of each entry, evaluations not counted
     iters: int=None,              # with --quality: end after so many steps instead, to search for a rate on a busy machine
     target: float=69.26,          # with --quality: the perplexity to reach
