@@ -410,11 +410,11 @@ def hash_table(
 def _compiled(self: ChunkTokenizer, texts):
     "Arrays of ids of texts of moderate length."
     if self._table is None: self._table = hash_table(list(map(as_key, self.ids)), list(self.ids.values()))
-    keys, ids, bits = self._table
+    (keys, ids, bits), about = self._table, about_chars()                  # named, so that they live while C reads them
     raw = list(map(as_bytes, texts))
     ends, stops, data = np.cumsum([0, *map(len, raw)])[1:].astype(np.int_), np.zeros(len(raw), np.int_), b''.join(raw)
     out = np.empty(len(data)*3//2 + 4, self.dtype)                         # lower case may need 3 bytes where 2 were
-    native(self.dtype).encode(data, _pointer(ends), ctypes.c_long(len(raw)), _pointer(about_chars()), _pointer(keys), _pointer(ids),
+    native(self.dtype).encode(data, _pointer(ends), ctypes.c_long(len(raw)), _pointer(about), _pointer(keys), _pointer(ids),
                               ctypes.c_long(bits), ctypes.c_long(self.first_byte), _pointer(out), _pointer(stops))
     stops = stops.tolist()
     out = out[:stops[-1]].copy()
@@ -596,10 +596,10 @@ class CompiledCounter(PieceCounter):
 
     def _merge(self):
         data, ends, done = b''.join(self.held), np.cumsum([0, *map(len, self.held)])[1:].astype(np.int_), 0
-        lib, n = native(), len(self.held)
+        lib, n, about = native(), len(self.held), about_chars()
         lib.count.restype = ctypes.c_long
         while True:
-            done = lib.count(data, _pointer(ends), ctypes.c_long(n), ctypes.c_long(done), _pointer(about_chars()), _pointer(self.keys),
+            done = lib.count(data, _pointer(ends), ctypes.c_long(n), ctypes.c_long(done), _pointer(about), _pointer(self.keys),
                              _pointer(self.counts), ctypes.c_long(self.bits), _pointer(self.entries))
             if done == len(data): break
             self._table(self.keys, self.counts)
