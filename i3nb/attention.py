@@ -85,7 +85,7 @@ def sliding_sdpa(q, k, v, window):
         return torch.cat([torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1), x], 3).flatten(0, 1)
     gap = torch.arange(window, 2*window, device=q.device)[:, None] - torch.arange(2*window, device=q.device)
     seen = ((gap >= 0) & (gap < window)).repeat(n, 1, 1)                   # (n, window, 2·window)
-    seen[0, :, :window] = False                                            # the first block has no previous one
+    seen[0, :, :window].fill_(False)                                            # the first block has no previous one
     o = F.scaled_dot_product_attention(q, with_previous(k), with_previous(v), attn_mask=seen.repeat(b, 1, 1)[:, None])
     return _unfold(o, b, t)
 
@@ -376,7 +376,7 @@ def route_weights(
     "Soft weights, or a one-hot choice whose gradient is that of the soft weights."
     p = logits.softmax(-1)
     if not hard: return p
-    return F.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype) + (p - p.detach())
+    return (p.argmax(-1, keepdim=True) == torch.arange(p.shape[-1], device=p.device)).to(p.dtype) + (p - p.detach())
 
 def running_mean(
     logits: torch.Tensor,                 # (b, t, 3) logits of the new tokens

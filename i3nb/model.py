@@ -86,6 +86,9 @@ void softmax_gradient(low *p, const f *bias, const L *y, f scale, f *loss, f *e,
 
 def _softmax_form(low, wide):
     "`_softmax_gradient`, or its form in C where that fits."
+    if low.is_cuda and wide == torch.float32:
+        from i3nb.head_gpu import head_form
+        return head_form(low.device, low.dtype, _softmax_gradient)
     lib = compile_c(_C_SOFTMAX, (f'LOW={int(low.dtype == torch.bfloat16)}',)) if low.is_cpu and wide == torch.float32 and low.dtype in (torch.float32, torch.bfloat16) else None
     if lib is None: return _softmax_gradient
     def compiled(p, bias, y, scale, db):
@@ -189,7 +192,7 @@ def forward(self: I3Model,
     x, states, routes, auxes = self.embed(ids), [], [], []                      # (b, t, d)
     recompute = self.cfg.checkpoint and torch.is_grad_enabled()
     for block, s in zip(self.blocks, state or [None]*len(self.blocks)):
-        x, s, route, aux = checkpoint(block, x, s, want_state, use_reentrant=False) if recompute else block(x, s, want_state)
+        x, s, route, aux = checkpoint(block, x, s, want_state, use_reentrant=False, preserve_rng_state=False) if recompute else block(x, s, want_state)
         states.append(s); auxes.append(aux)
         if route is not None: routes.append(route)
     out = I3Output(self.norm(x), self.head, routes=routes, state=states if want_state else None)

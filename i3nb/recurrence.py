@@ -37,11 +37,11 @@ def gru_loop(
 # %% ../nbs/04_recurrence.ipynb #c010
 def gru_library(x, h, Wx, Wh, bias):
     "The same GRU through `torch`'s own kernel (cuDNN on a card): the update gate's sign is turned."
-    d = x.shape[-1]
-    sign = x.new_tensor([1., -1., 1.], dtype=Wx.dtype)
-    weights = [(W*sign[:, None, None]).view(3*d, d) for W in (Wx, Wh)] + [(bias*sign[:, None]).view(-1), torch.zeros_like(bias).view(-1)]
+    d, kept, h, bias = x.shape[-1], h.dtype, h.to(Wx.dtype), bias.to(Wx.dtype)
+    turn = lambda W: torch.cat([W[:1], -W[1:2], W[2:]])                    # no number from the host: a recorded step may not wait
+    weights = [turn(Wx).view(3*d, d), turn(Wh).view(3*d, d), turn(bias).view(-1), torch.zeros_like(bias).view(-1)]
     hs, last = torch._VF.gru(x, h[None], weights, True, 1, 0., False, False, True)
-    return hs, last[0]
+    return hs, last[0].to(kept)
 
 # %% ../nbs/04_recurrence.ipynb #c012
 _C_PRODUCT = r'''
@@ -179,10 +179,11 @@ class _CompiledGRU(Function):
 def gru(x, h, Wx, Wh, bias)->tuple:
     "States (b, t, d) and last state (b, d) of the GRU, by the fastest form for the device and type of `x`."
     low = compute_dtype(x)
-    fits = x.device.type == 'cpu' and Wx.dtype == torch.float32 and low in (torch.float32, torch.bfloat16) and x.shape[-1] % 32 == 0
+    fits = x.device.type == 'cpu' and Wx.dtype in (torch.float32, low) and low in (torch.float32, torch.bfloat16) and x.shape[-1] % 32 == 0
     if fits and _gru_lib(low) is not None: return _CompiledGRU.apply(x.float(), h, Wx, Wh, bias, low)
-    if x.device.type == 'cuda': return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
-    with torch.autocast('cpu', enabled=False): return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
+    # autocast gives cuDNN's GRU fp16 whatever its own type is; where the loss is not scaled for that, it must not
+    half = x.is_cuda and low == torch.float16 and torch.is_autocast_enabled('cuda')
+    with torch.autocast(x.device.type, enabled=half): return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
 
 # %% ../nbs/04_recurrence.ipynb #c028
 def causal_conv(
