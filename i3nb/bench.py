@@ -312,7 +312,7 @@ def _row(spec: dict)->dict:
     "What a child process does for a row."
     seed_all(spec['seed'])
     device = pick_device(spec['device'])
-    if device.type == 'cpu': keep_memory()                                 # as the trainer does; peers get it too
+    if device.type == 'cpu' and spec['name'].partition('/')[0] in PRESETS: keep_memory()   # as our trainer does; peers run as a script of their users' would
     precision = pick_precision(device, spec['precision'])
     b, t, v = spec['batch_size'], spec['seq_len'], spec['vocab_size']
     c = make_contender(spec['name'], v, b, t, spec['recipe'], device=device)
