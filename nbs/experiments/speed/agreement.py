@@ -1,5 +1,7 @@
 """Train i3-tiny for 50 steps twice from the same weights on the same batches, by the fast forms and by the reference forms, and write both losses.
 
+The control is the fast form from weights that differ in their last bit: training multiplies such differences, by choices of experts that tip over above all.
+
     python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sample_data`
 """
 import json, sys, tempfile, time
@@ -29,7 +31,10 @@ def losses(form: str, precision: str, recipe: str, data, steps=50):
     seed_all(0)
     model = I3Model(I3Config.preset('i3-tiny', vocab_size=len(data.tokenizer)))
     if form == 'reference': reference(model)
-    optimizer, batches, out = build_optimizer(model, recipe), Batches(data, 8, 128, 0), []
+    if form == 'nudged':
+        with torch.no_grad():
+            for p in model.parameters(): p.mul_(1 + 6e-8*torch.randn_like(p))
+    optimizer, batches, out = build_optimizer(model, recipe), Batches(data, 4, 64, 0), []
     for i in tqdm(range(steps), desc=f'{form} {precision} {recipe}'):
         optimizer.set_lr_scale(lr_scale(i/steps, i))
         x, y = next(batches)
@@ -44,11 +49,12 @@ if __name__ == '__main__':
     runs = []
     with tempfile.TemporaryDirectory() as d:
         data = prepare(str(Path(sample_data())/'valid.jsonl'), out_dir=d, vocab_size=2048)
-        for form in ('fast', 'reference'):                     # the reference last: its forms stay
+        for form in ('fast', 'nudged', 'reference'):                     # the reference last: its forms stay
             for precision, recipe in (('fp32', 'adamw'), ('fp32', 'muon'), ('bf16', 'muon')):
                 runs.append(dict(form=form, precision=precision, recipe=recipe, loss=losses(form, precision, recipe, data)))
     Path(sys.argv[1]).write_text(json.dumps(runs))
     for a in runs[:3]:
-        b = next(r for r in runs[3:] if (r['precision'], r['recipe']) == (a['precision'], a['recipe']))
-        d = [abs(x-y) for x, y in zip(a['loss'], b['loss'])]
-        print(a['precision'], a['recipe'], f"loss {a['loss'][0]:.3f} to {a['loss'][-1]:.3f}; largest difference {max(d):.1e}, at the first step {d[0]:.1e}")
+        for form in ('nudged', 'reference'):
+            b = next(r for r in runs if (r['form'], r['precision'], r['recipe']) == (form, a['precision'], a['recipe']))
+            d = [abs(x-y) for x, y in zip(a['loss'], b['loss'])]
+            print(f"{a['precision']} {a['recipe']}, loss {a['loss'][0]:.3f} to {a['loss'][-1]:.3f}; fast against {form}: first step {d[0]:.0e}, steps 1-10 {max(d[:10]):.0e}, 1-50 {max(d):.0e}")
