@@ -103,7 +103,7 @@ def chunked_sdpa(q, k, v, chunk):
     o = F.scaled_dot_product_attention(*(_fold(x, chunk) for x in (q, k, v)), is_causal=True)
     return _unfold(o, q.shape[0], q.shape[2])
 
-# %% ../nbs/05_attention.ipynb #c023
+# %% ../nbs/05_attention.ipynb #c024
 def sdpa_attention(
     q: torch.Tensor,      # (b, h, t, e) queries
     k: torch.Tensor,      # (b, h, t, e) keys
@@ -117,7 +117,7 @@ def sdpa_attention(
          chunked_sdpa(q, k, v, cfg.chunk))
     return sum(route[:, None, :, i, None].to(x.dtype)*x for i, x in enumerate(o))
 
-# %% ../nbs/05_attention.ipynb #c027
+# %% ../nbs/05_attention.ipynb #c028
 def band_masks(
     cfg: I3Config,      # `window`, `dilation` and `chunk` are read
     device=None,
@@ -132,7 +132,7 @@ def band_masks(
     bias = torch.zeros(len(kinds), *masks.shape[1:], device=device).masked_fill_(~(masks.any(0) & exists), -math.inf)
     return masks.float(), bias
 
-# %% ../nbs/05_attention.ipynb #c030
+# %% ../nbs/05_attention.ipynb #c031
 def _bands(x, block, back):
     "(b, h, t, e) -> (b·n, h, back+block, e): for each block the keys it may see, zeros before the beginning."
     b, h, t, e = x.shape
@@ -154,7 +154,7 @@ def _exp_scores(q, k, bias, masks):
     E = s.sub_(s.amax(-1, keepdim=True)).exp_()
     return E, torch.einsum("ghqk,pqk->ghqp", E, masks).clamp_(min=1e-38)
 
-# %% ../nbs/05_attention.ipynb #c034
+# %% ../nbs/05_attention.ipynb #c035
 _GROUP = 3*2**20   # scores in memory at a time
 
 class _Band(torch.autograd.Function):
@@ -185,7 +185,7 @@ class _Band(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, w = ctx.saved_tensors
         masks, bias, kind, groups, (qs, ks, vs, ws) = _Band.parts(q, k, v, w, ctx.cfg)
-        (b, h, t, e), block = q.shape, masks.shape[1]
+        (b, _, t, e), block = q.shape, masks.shape[1]
         gs = _fold(grad, block)
         dq, dk, dv, dw = (torch.empty_like(x) for x in (qs, ks, vs, ws))
         for g in groups:
@@ -200,7 +200,7 @@ class _Band(torch.autograd.Function):
             dq[g], dk[g] = ds @ ks[g], ds.mT @ qs[g]
         return _unfold(dq/math.sqrt(e), b, t), _unbands(dk, b, t, block), _unbands(dv, b, t, block), _unfold(dw, b, t)[:, 0], None
 
-# %% ../nbs/05_attention.ipynb #c035
+# %% ../nbs/05_attention.ipynb #c037
 def band_attention(
     q: torch.Tensor,      # (b, h, t, e) queries
     k: torch.Tensor,      # (b, h, t, e) keys
@@ -212,8 +212,8 @@ def band_attention(
     with torch.autocast(q.device.type, enabled=False):
         return _Band.apply(q, k, v, route.to(torch.promote_types(q.dtype, torch.float32)), cfg)
 
-# %% ../nbs/05_attention.ipynb #c038
-_C_BAND_COMMON = r'''
+# %% ../nbs/05_attention.ipynb #c040
+_C_BAND_PRODUCT = r'''
 typedef f vec __attribute__((vector_size(64)));
 enum { E = HEAD, BLOCK = QUERIES, BAND = KEYS };          /* K: keys of a band, the block's own last */
 
@@ -237,6 +237,10 @@ INLINE void multiply(L M, L N, L K, const f *a, L am, L ak, const f *b, L bk, f 
     for (; m < M; m++) for (L n = 0; n < N; n += 16) tile(1, 1, K, a + m*am, am, ak, b + n, bk, out + m*om + n, om, add);
 }
 
+'''
+
+# %% ../nbs/05_attention.ipynb #c042
+_C_BAND_ROWS = r'''
 typedef struct { L q0, nq, k0, nk, off; } Span;                     /* queries and keys of a block; where its keys lie in the band */
 INLINE Span span(L i, L T) {
     Span s; s.q0 = i*BLOCK; s.nq = T - s.q0 < BLOCK ? T - s.q0 : BLOCK;
@@ -265,6 +269,7 @@ INLINE void exponentials(f *s, const f *const m[3], L nk, f z[3]) {
 #define MASKS(i) { masks + ((0*BLOCK) + i)*BAND + s.off, masks + ((1*BLOCK) + i)*BAND + s.off, masks + ((2*BLOCK) + i)*BAND + s.off }
 '''
 
+# %% ../nbs/05_attention.ipynb #c044
 _C_BAND_FORWARD = r'''
 /* q, k, v: element (b, h, t, e) at b*sb + h*sh + t*st + e; w: (b, t, 3); masks: (3, BLOCK, BAND); o: (b, t, h, e) */
 void band_forward(const low *q, const low *k, const low *v, const f *w, const f *masks, low *o, f scale, L B, L H, L T, L sb, L sh, L st) {
@@ -289,7 +294,7 @@ void band_forward(const low *q, const low *k, const low *v, const f *w, const f 
 }
 '''
 
-# %% ../nbs/05_attention.ipynb #c039
+# %% ../nbs/05_attention.ipynb #c046
 _C_BAND_BACKWARD = r'''
 /* grad, dq, dk, dv: (b, t, h, e); dw: (b, h, t, 3); sums: (threads, 2, T + BLOCK, E) scratch */
 void band_backward(const low *q, const low *k, const low *v, const f *w, const f *masks, const low *grad, low *dq, low *dk, low *dv, f *dw, f *sums,
@@ -329,7 +334,7 @@ void band_backward(const low *q, const low *k, const low *v, const f *w, const f
 }
 '''
 
-# %% ../nbs/05_attention.ipynb #c040
+# %% ../nbs/05_attention.ipynb #c048
 @lru_cache
 def _cpu_masks(cfg): return band_masks(cfg)[0].contiguous()                    # (3, block, K)
 
@@ -337,7 +342,7 @@ def _band_lib(q, cfg):
     "The compiled band for queries like `q` (b, h, t, e), or None."
     if q.device.type != 'cpu' or q.dtype not in (torch.float32, torch.bfloat16) or q.shape[-1] % 16: return None
     block, K = _cpu_masks(cfg).shape[1:]
-    return compile_c(_C_BAND_COMMON + _C_BAND_FORWARD + _C_BAND_BACKWARD, (f'HEAD={q.shape[-1]}', f'QUERIES={block}', f'KEYS={K}', f'LOW={int(q.dtype == torch.bfloat16)}')) if K % 16 == 0 else None
+    return compile_c(_C_BAND_PRODUCT + _C_BAND_ROWS + _C_BAND_FORWARD + _C_BAND_BACKWARD, (f'HEAD={q.shape[-1]}', f'QUERIES={block}', f'KEYS={K}', f'LOW={int(q.dtype == torch.bfloat16)}')) if K % 16 == 0 else None
 
 class _CompiledBand(torch.autograd.Function):
     "`_Band` in C; q, k, v are read in place if they are slices of one tensor."
@@ -362,13 +367,13 @@ class _CompiledBand(torch.autograd.Function):
 
 def _at(x): return x.as_strided((1,), (1,))                                   # where a view begins; the strides travel apart
 
-# %% ../nbs/05_attention.ipynb #c041
+# %% ../nbs/05_attention.ipynb #c050
 def compiled_band_attention(q, k, v, route, cfg):
     "`band_attention` in C where it can be, else as it is; arguments and result are the same."
     if _band_lib(q, cfg) is None: return band_attention(q, k, v, route, cfg)
     with torch.autocast('cpu', enabled=False): return _CompiledBand.apply(q, k, v, route.float(), cfg)
 
-# %% ../nbs/05_attention.ipynb #c053
+# %% ../nbs/05_attention.ipynb #c062
 def route_weights(
     logits: torch.Tensor,      # (b, t, 3) router logits
     hard: bool = False,        # one pattern a token (straight-through) instead of a mixture
@@ -394,7 +399,7 @@ def route_entropy(
     "How undecided the router is."
     return -(route*route.clamp(min=1e-9).log()).sum(-1)
 
-# %% ../nbs/05_attention.ipynb #c056
+# %% ../nbs/05_attention.ipynb #c065
 class AttnState(NamedTuple):
     "All that a later call needs of the tokens before it; constant size."
     k: torch.Tensor       # (b, h, ≤ reach-1, e) last keys
@@ -423,7 +428,7 @@ class MultiPatternAttention(nn.Module):
         c = self.cfg
         return f"heads={self.n_heads}×{self.head_dim}, window={c.window}, dilation={c.dilation}, chunk={c.chunk}, route_by={c.route_by}"
 
-# %% ../nbs/05_attention.ipynb #c058
+# %% ../nbs/05_attention.ipynb #c067
 @patch
 def _route(self: MultiPatternAttention, x, state):
     "Weights (b, t, 3) and the new sum of logits (b, 3); in fp32."

@@ -9,7 +9,7 @@ __all__ = ['HEAD_SOURCE', 'softmax_gradient_gpu', 'head_form']
 import warnings
 from functools import lru_cache
 import torch
-from .cuda_c import compile_cuda, launch, low_define, nvrtc
+from .cuda_c import launch, low_define
 
 # %% ../nbs/07d_head_gpu.ipynb #c006
 HEAD_SOURCE = r'''

@@ -102,7 +102,7 @@ def _tri_outer(x_p, y_p, w_p, ends_p, d, f, BD: tl.constexpr, BF: tl.constexpr, 
     at = w_p + e.to(tl.int64)*d*f + i[:, None].to(tl.int64)*f + j[None]
     tl.store(at, acc.to(w_p.dtype.element_ty), (i < d)[:, None] & (j < f)[None])
 
-# %% ../nbs/06b_moe_gpu.ipynb #c016
+# %% ../nbs/06b_moe_gpu.ipynb #c017
 class _Triton:
     "The two products in Triton."
     name, tile = 'triton', 128
@@ -129,7 +129,7 @@ def tiles_serve(x: torch.Tensor, dtype: torch.dtype)->bool:
     if not x.is_cuda: return False
     return _products(torch.cuda.get_device_capability(x.device), dtype) is not _Gather or torch.cuda.is_current_stream_capturing()
 
-# %% ../nbs/06b_moe_gpu.ipynb #c021
+# %% ../nbs/06b_moe_gpu.ipynb #c022
 class _TorchOps:
     "What lies between the products."
     @staticmethod
@@ -154,7 +154,7 @@ class _TorchOps:
     @staticmethod
     def add_up(dx, tiles, dtype): return dx[tiles.pos].sum(1, dtype=dtype)   # (rows, d) -> (n, d)
 
-# %% ../nbs/06b_moe_gpu.ipynb #c023
+# %% ../nbs/06b_moe_gpu.ipynb #c024
 OPS_SOURCE = r"""
 enum { THREADS = 256 };
 #define AT(row, width) ((long long)(row)*(width))
@@ -217,7 +217,7 @@ extern "C" __global__ void add_up(Args q) {                     /* dx (rows, d),
 }
 """
 
-# %% ../nbs/06b_moe_gpu.ipynb #c024
+# %% ../nbs/06b_moe_gpu.ipynb #c026
 class _CudaOps:
     "`_TorchOps` in CUDA C; parameters, weights and `x` in fp32."
     @staticmethod
@@ -247,7 +247,7 @@ class _CudaOps:
         out = dx.new_empty(len(tiles.pos), dx.shape[1], dtype=torch.float32)
         cls._go('add_up', (len(out), 1), dx, [dx, tiles.pos, out], dx.shape[1], tiles.pos.shape[1]); return out.to(dtype)
 
-# %% ../nbs/06b_moe_gpu.ipynb #c028
+# %% ../nbs/06b_moe_gpu.ipynb #c030
 class TiledFFN(Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
     @staticmethod
@@ -306,7 +306,7 @@ def tiled_experts(
     counts = (experts.flatten()[:, None] == torch.arange(len(w1), device=x.device)).sum(0)
     return TiledFFN.apply(x, weights, w1, b1, w2, b2, experts, dtype, form, ops), counts
 
-# %% ../nbs/06b_moe_gpu.ipynb #c035
+# %% ../nbs/06b_moe_gpu.ipynb #c037
 class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
     "Raises `RuntimeError` at every operation that would make the processor wait for a card."
     WAITS = ('_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'bincount', '_unique2', 'unique_dim', 'repeat_interleave.Tensor', 'equal')

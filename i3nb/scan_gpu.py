@@ -10,8 +10,8 @@ import time, types, warnings
 from functools import lru_cache
 import torch
 from torch.autograd import Function
-from .cuda_c import compile_cuda, launch, nvrtc
-from .scan import scan_loop, selective_scan
+from .cuda_c import launch, nvrtc
+from .scan import selective_scan
 try: import triton, triton.language as tl
 except ImportError: triton, tl = None, types.SimpleNamespace(constexpr=None)
 
@@ -246,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
 '''
 CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _BACKWARD
 
-# %% ../nbs/03b_scan_gpu.ipynb #c024
+# %% ../nbs/03b_scan_gpu.ipynb #c025
 def _launch_cuda(
     name: str,      # 'forward' or 'backward'
     tensors: list,  # contiguous, fp32, in the kernel's order
@@ -255,7 +255,7 @@ def _launch_cuda(
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
     launch(CUDA_SOURCE, ('LOW=0', f'N={n}'), f'scan_{name}', (-(-c//_channels(n)), b), 256, tensors, t, c)
 
-# %% ../nbs/03b_scan_gpu.ipynb #c026
+# %% ../nbs/03b_scan_gpu.ipynb #c027
 _LOG2E = 1.4426950408889634
 
 class _GpuScan(Function):
@@ -286,21 +286,15 @@ class _GpuScan(Function):
 _LAUNCHERS = dict(cuda=_launch_cuda)
 
 def scan_gpu(
-    u: torch.Tensor,      # (b, t, c) input
-    delta: torch.Tensor,  # (b, t, c) step sizes, positive
-    A: torch.Tensor,      # (c, n) decay rates, negative
-    B: torch.Tensor,      # (b, t, n) input weights
-    C: torch.Tensor,      # (b, t, n) output weights
-    D: torch.Tensor,      # (c,) direct path
-    h0: torch.Tensor,     # (b, c, n) state before the first token
-    form='cuda',          # 'cuda', 'triton', or a function that launches
-)->tuple:                 # y (b, t, c), state after the last token (b, c, n); both fp32
+    u, delta, A, B, C, D, h0,  # shapes as for `selective_scan`
+    form='cuda',               # 'cuda', 'triton', or a function that launches
+)->tuple:                      # y (b, t, c), state after the last token (b, c, n); both fp32
     "The selective scan with its states on the chip; n must be a power of two from 8 to 128."
     launch = _LAUNCHERS.get(form, form)
     if form != 'triton': u, delta, B, C = (x.float() for x in (u, delta, B, C))    # Triton's kernel reads any type as it is
     return _GpuScan.apply(launch, u, delta.float(), A.float(), B, C, D.float(), h0.float())
 
-# %% ../nbs/03b_scan_gpu.ipynb #c034
+# %% ../nbs/03b_scan_gpu.ipynb #c035
 _jit = triton.jit if triton else lambda f: f
 
 @_jit
@@ -327,7 +321,7 @@ def _tri_forward(u_p, d_p, A_p, B_p, C_p, D_p, h0_p, y_p, hT_p, kept_p, T, c, N:
         tl.store(y_p + (row + t)*c + ch, tl.sum(h*C[None], 1) + D*u, ok)
     tl.store(hT_p + b*c*N + mine, h, good)
 
-# %% ../nbs/03b_scan_gpu.ipynb #c036
+# %% ../nbs/03b_scan_gpu.ipynb #c037
 @_jit
 def _retreat(g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t, T, c, ch, ok, n, N: tl.constexpr):
     "One token, backwards: h0 and h1 are the states before and after it."
@@ -347,7 +341,7 @@ def _retreat(g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, r
     tl.store(to + N, tl.sum(e[:, None]*h1, 0), alive)
     return ga, dA + d[:, None]*gah
 
-# %% ../nbs/03b_scan_gpu.ipynb #c037
+# %% ../nbs/03b_scan_gpu.ipynb #c039
 @_jit
 def _tri_backward(u_p, d_p, A_p, B_p, C_p, D_p, kept_p, dy_p, dhT_p, du_p, dd_p, dA_p, dBC_p, dh0_p, inner_p, T, c,
                   N: tl.constexpr, CB: tl.constexpr, K: tl.constexpr):
@@ -382,7 +376,7 @@ def _tri_backward(u_p, d_p, A_p, B_p, C_p, D_p, kept_p, dy_p, dhT_p, du_p, dd_p,
     tl.store(dA_p + b*c*N + mine, dA, good)
     tl.store(dh0_p + b*c*N + mine, g, good)
 
-# %% ../nbs/03b_scan_gpu.ipynb #c038
+# %% ../nbs/03b_scan_gpu.ipynb #c041
 def _launch_triton(name: str, tensors: list):
     "Start a Triton kernel; arguments as for `_launch_cuda`."
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
@@ -391,7 +385,7 @@ def _launch_triton(name: str, tensors: list):
 
 _LAUNCHERS['triton'] = _launch_triton
 
-# %% ../nbs/03b_scan_gpu.ipynb #c047
+# %% ../nbs/03b_scan_gpu.ipynb #c050
 def _contest(
     forms: dict,         # name -> function of the scan's inputs
     make,                # make(b, t, c) gives inputs that need gradients
