@@ -10,9 +10,8 @@ import ctypes, time
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import I3Config
 from .native import compile_c
-from .recurrence import GRUMambaHybrid, HybridState
+from .recurrence import HybridState
 from .attention import AttnState, attn_reach
 from .model import I3Model
 
@@ -86,7 +85,7 @@ FIELDS = '''KIND HEADS NORM1_W NORM1_B NORM2_W NORM2_B GATE W1 B1 W2 B2
     QKV_W QKV_B O_W O_B ROUTER_W ROUTER_B HEAD_MASK KEYS VALUES TOTAL'''.split()
 SIZES = 'LAYERS D_ C_ N_ R_ K_ EXPERTS TOP FF V_ WINDOW DILATION CHUNK REACH SEQUENCE HARD HEAD_DIM'.split()
 
-# %% ../nbs/07b_step.ipynb #c011
+# %% ../nbs/07b_step.ipynb #c012
 _HYBRID_C = f'enum {{ {", ".join(FIELDS)}, FIELDS }}; enum {{ {", ".join(SIZES)} }};' + r'''
 #define P(name) ((void *)p[name])
 static inline f softplus(f x) { return x > 20.f ? x : log1pf(expf(x)); }
@@ -141,7 +140,7 @@ static void hybrid(const L *p, const L *s, f *y, f *x, f *local, f *shared, Thre
 }
 '''
 
-# %% ../nbs/07b_step.ipynb #c013
+# %% ../nbs/07b_step.ipynb #c014
 _ATTENTION_C = r'''
 static void route_weights(f *w, const L *p, const L *s, const f *x, f *total, L pos) {   /* of the three patterns */
     const f *rw = P(ROUTER_W), *rb = P(ROUTER_B), *before = P(TOTAL);
@@ -201,7 +200,7 @@ static void attention(const L *p, const L *s, f *y, f *x, f *local, f *shared, L
 }
 '''
 
-# %% ../nbs/07b_step.ipynb #c015
+# %% ../nbs/07b_step.ipynb #c016
 _STEP_C = r'''
 static void experts(const L *p, const L *s, f *y, const f *x, f *local, f *shared, Thread *th) {
     L d = s[D_], ff = s[FF], E = s[EXPERTS];
@@ -263,7 +262,7 @@ void step(const L *plan, const L *s, const f *row, const f *norm_w, const f *nor
 '''
 _SOURCE_C = _PRODUCTS_C + _THREADS_C + _HYBRID_C + _ATTENTION_C + _STEP_C
 
-# %% ../nbs/07b_step.ipynb #c017
+# %% ../nbs/07b_step.ipynb #c018
 _LAYER = dict(NORM1_W='norm1.weight', NORM1_B='norm1.bias', NORM2_W='norm2.weight', NORM2_B='norm2.bias', GATE='moe.gate.weight',
     W1='moe.w1', B1='moe.b1', W2='moe.w2', B2='moe.b2', GRU_X='mixer.weight_x', GRU_H='mixer.weight_h', GRU_B='mixer.bias', IN_W='mixer.in_proj.weight',
     IN_B='mixer.in_proj.bias', CONV_W='mixer.conv_weight', CONV_B='mixer.conv_bias', SELECT='mixer.select.weight', DT_W='mixer.dt_proj.weight',
@@ -289,7 +288,7 @@ def _get(block, name):
     for part in name.split('.'): block = getattr(block, part)
     return block.detach() if isinstance(block, torch.Tensor) else block
 
-# %% ../nbs/07b_step.ipynb #c019
+# %% ../nbs/07b_step.ipynb #c020
 class Step:
     "The model on one text, a token a call, in C. Memory and time a token do not depend on the text's length."
     def __init__(self,
@@ -324,7 +323,7 @@ class Step:
         self.kept.append(tensors)
         for key, x in (row | {k: x.data_ptr() for k, x in tensors.items()}).items(): self.plan[i, FIELDS.index(key)] = x
 
-# %% ../nbs/07b_step.ipynb #c020
+# %% ../nbs/07b_step.ipynb #c022
 @patch
 def start(self: Step,
     state: list,   # of the model, for one text
