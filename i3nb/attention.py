@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATTERNS', 'pattern_mask', 'attn_reach', 'dense_attention', 'sliding_sdpa', 'dilated_sdpa', 'chunked_sdpa',
            'sdpa_attention', 'band_masks', 'band_attention', 'compiled_band_attention', 'route_weights', 'running_mean',
-           'route_entropy', 'AttnState', 'MultiPatternAttention']
+           'route_entropy', 'after_state', 'AttnState', 'MultiPatternAttention']
 
 # %% ../nbs/05_attention.ipynb #c003
 import math
@@ -400,6 +400,24 @@ def route_entropy(
     return -(route*route.clamp(min=1e-9).log()).sum(-1)
 
 # %% ../nbs/05_attention.ipynb #c065
+_FEW = 32   # new tokens up to which the dense form is the faster one
+
+def after_state(
+    form,                 # a fast form: `compiled_band_attention`, `band_attention`, `sdpa_attention`
+    q: torch.Tensor,      # (b, h, tq, e) queries
+    k: torch.Tensor,      # (b, h, tk, e) keys; the last tq belong to the queries, the others are the last before them
+    v: torch.Tensor,      # (b, h, tk, e) values
+    route: torch.Tensor,  # (b, tq, 3) weights of the patterns
+    cfg: I3Config,
+    q_start: int,         # absolute position of the first query
+) -> torch.Tensor:        # (b, h, tq, e)
+    "`dense_attention` from position `q_start` on, at the cost of `form`: O(tk)."
+    old = k.shape[2] - q.shape[2]                            # remembered keys
+    pad = (q_start - old) % cfg.chunk                        # whole chunks before them
+    front = lambda x, n: F.pad(x, (0, 0, n, 0))
+    return form(front(q, pad + old), front(k, pad), front(v, pad), front(route, pad + old), cfg)[:, :, pad + old:]
+
+# %% ../nbs/05_attention.ipynb #c068
 class AttnState(NamedTuple):
     "All that a later call needs of the tokens before it; constant size."
     k: torch.Tensor       # (b, h, ≤ reach-1, e) last keys
@@ -428,7 +446,7 @@ class MultiPatternAttention(nn.Module):
         c = self.cfg
         return f"heads={self.n_heads}×{self.head_dim}, window={c.window}, dilation={c.dilation}, chunk={c.chunk}, route_by={c.route_by}"
 
-# %% ../nbs/05_attention.ipynb #c067
+# %% ../nbs/05_attention.ipynb #c070
 @patch
 def _route(self: MultiPatternAttention, x, state):
     "Weights (b, t, 3) and the new sum of logits (b, 3); in fp32."
@@ -440,11 +458,13 @@ def _route(self: MultiPatternAttention, x, state):
         return route_weights(mean if self.cfg.route_by == "sequence" else logits, self.cfg.route_hard), total
 
 @patch
-def _attend(self: MultiPatternAttention, q, k, v, route):
-    "The fast form for this device, over a whole sequence from its beginning."
+def _attend(self: MultiPatternAttention, q, k, v, route, pos):
+    "The fast form for this device; with `pos` tokens before, of which `k` and `v` hold the last."
     form = self.form if self.form != "auto" else "compiled" if q.device.type == "cpu" else "sdpa"
     fn = dict(dense=dense_attention, sdpa=sdpa_attention, band=band_attention, compiled=compiled_band_attention)[form]
-    return fn(q, k, v, route, self.cfg)
+    if pos == 0: return fn(q, k, v, route, self.cfg)
+    if fn is dense_attention or q.shape[2] <= _FEW: return dense_attention(q, k, v, route, self.cfg, q_start=pos)
+    return after_state(fn, q, k, v, route, self.cfg, pos)
 
 @patch
 def forward(self: MultiPatternAttention,
@@ -457,10 +477,8 @@ def forward(self: MultiPatternAttention,
     qkv = self.qkv(x).view(b, t, 3, self.n_heads, self.head_dim)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)                                   # 3 × (b, h, t, e)
     route, total = self._route(x, state)                                   # (b, t, 3)
-    if state is None: o = self._attend(q, k, v, route)                     # (b, h, t, e)
-    else:
-        k, v = torch.cat([state.k.to(k.dtype), k], 2), torch.cat([state.v.to(v.dtype), v], 2)
-        o = dense_attention(q, k, v, route, self.cfg, q_start=state.pos)
+    if state is not None: k, v = torch.cat([state.k.to(k.dtype), k], 2), torch.cat([state.v.to(v.dtype), v], 2)
+    o = self._attend(q, k, v, route, state.pos if state else 0)            # (b, h, t, e)
     o = o * self.head_mask.to(o.dtype)[:, None, None]
     y = self.out(o.transpose(1, 2).reshape(b, t, -1))                      # (b, t, d)
     if not want_state: return y, None, route
