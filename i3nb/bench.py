@@ -10,7 +10,7 @@ __all__ = ['PEERS', 'PEER_MICRO', 'LOOP_MICRO', 'COMPONENTS', 'JOBS', 'MARKS', '
            'i3nb_bench']
 
 # %% ../nbs/15_bench.ipynb #c003
-import json, math, os, platform, re, statistics, subprocess, sys, tempfile, time
+import json, os, platform, re, statistics, subprocess, sys, tempfile, time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec

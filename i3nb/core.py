@@ -9,7 +9,7 @@ __all__ = ['PRESETS', 'PRECISIONS', 'I3Error', 'user_errors', 'write_atomic', 'I
 
 # %% ../nbs/00_core.ipynb #c003
 import functools, json, os, random, sys, tempfile, time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import numpy as np
 import torch

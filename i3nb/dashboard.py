@@ -623,7 +623,7 @@ def watch(
     view = RunView(run)
     options = dict(x=x, theme=theme, smooth=smooth, log_loss=log_loss, log_x=False, papers=papers, price=price, currency=currency)
     draw([], **options)                                # wrong options are told now
-    screen = extra = None
+    screen = None
     try:
         screen = Screen(view, options, widgets_alive() if controls is None else controls, width, dpi)
         _loop(screen, process, until, wait, every)

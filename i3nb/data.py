@@ -12,7 +12,7 @@ __all__ = ['EXTENSIONS', 'EOT', 'BLOCK', 'HUB', 'CAST', 'RULES', 'PLOTS', 'LITTL
            'i3nb_tokenize']
 
 # %% ../nbs/02_data.ipynb #c003
-import hashlib, itertools, json, os, random, re, shutil, socket, sys, threading, time
+import hashlib, itertools, json, os, random, re, shutil, socket, sys, threading
 from array import array
 from bisect import bisect_right
 from contextlib import contextmanager

@@ -12,8 +12,8 @@ __all__ = ['RELEASES', 'INSTALL_GB', 'SHARED', 'PROBE', 'OPEN_DATA', 'SESSION_HO
            'data_terms', 'run_figures', 'model_card', 'stories', 'leave', 'knobs', 'Session', 'i3nb_doctor']
 
 # %% ../nbs/14_kaggle.ipynb #c003
-import html, json, math, os, re, shlex, shutil, signal, socket, subprocess, sys, tempfile, threading, time
-from dataclasses import asdict, dataclass, field, fields, replace
+import html, json, os, re, shlex, shutil, socket, subprocess, sys, tempfile, threading, time
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 import psutil
@@ -22,7 +22,7 @@ from fastcore.script import call_parse
 import i3nb
 from .core import I3Config, I3Error, PRESETS, arch_serves, cpu_bf16_speedup, param_count, user_errors, write_atomic
 from .data import HUB, hub_offline, hub_problem, open_sources
-from .telemetry import GB, find_card, load_nvml, perplexity, plot_run, read_metrics, to_columns, _ask, _time, _total_ram
+from .telemetry import GB, find_card, load_nvml, plot_run, read_metrics, to_columns, _ask, _time, _total_ram
 from .trainer import FIXED, check_checkpoint, last_good_checkpoint
 from .dashboard import watch as _dashboard
 

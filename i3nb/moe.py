@@ -7,7 +7,6 @@ __all__ = ['route', 'moe_reference', 'round_rows', 'Groups', 'group_rows', 'Expe
            'SparseMoE']
 
 # %% ../nbs/06_moe.ipynb #c002
-import math
 from typing import NamedTuple
 import torch
 import torch.nn as nn

@@ -108,7 +108,7 @@ class _Triton:
     name, tile = 'triton', 128
     @staticmethod
     def times(x, w, tiles):
-        (e, d, f), rows = w.shape, len(x)
+        (_, d, f), rows = w.shape, len(x)
         y, tile = x.new_empty(rows, f), rows//len(tiles.expert)
         _tri_times[-(-f//128), len(tiles.expert)](x.contiguous(), w, y, tiles.expert, d, f, *w.stride(), TILE=tile, BD=32, BF=128, num_warps=8, num_stages=3)
         return y
