@@ -8,7 +8,7 @@ __all__ = ['PIECES', 'Block', 'linear_cross_entropy', 'I3Output', 'I3Model', 'co
 
 # %% ../nbs/07_model.ipynb #c003
 import os, tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 import torch
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from fastcore.basics import patch
-from .core import I3Config, I3Error, compute_dtype, param_count, param_table
+from .core import I3Config, I3Error, compute_dtype, param_table
 from .native import call, compile_c
 from .recurrence import GRUMambaHybrid
 from .attention import MultiPatternAttention
@@ -107,7 +107,8 @@ class _LinearCrossEntropy(Function):
     def forward(ctx, x, W, bias, targets):
         low, grads = compute_dtype(x), any(ctx.needs_input_grad)
         pad, count = -len(W) % 64, (targets >= 0).sum().clamp_min(1)
-        Wp, bp = F.pad(W.detach().to(low), (0, 0, 0, pad)), F.pad(bias.detach(), (0, pad), value=float('-inf'))
+        Wp, bp = W.new_zeros(len(W)+pad, W.shape[1], dtype=low), F.pad(bias.detach(), (0, pad), value=float('-inf'))
+        Wp[:len(W)] = W.detach()
         scale, rest = (8., 1/(8*count)) if low == torch.float16 else (1/count, 1.)  # fp16 has no digits below 6e-8
         softmax, total = _softmax_form(Wp, bias.dtype), x.new_zeros(())
         if grads: dx, dW, db = torch.empty_like(x), x.new_zeros(Wp.shape), torch.zeros_like(bp)

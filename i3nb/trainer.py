@@ -25,6 +25,7 @@ from .tokenizer import ChunkTokenizer
 from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
 from .model import I3Model, save_tensors
 from .generate import generate
+from .graphs import GraphedStep
 from .optim import RECIPES, build_optimizer, clip_gradients, lr_scale
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
@@ -154,6 +155,7 @@ class TrainSettings:
     checkpoint_every: int = 50     # steps; 0: only at the end
     precision: str = 'auto'        # 'fp32', 'bf16', 'fp16'
     memory: str = 'normal'         # 'small': block by block in 16-bit states, in a third of the memory
+    graphs: bool = False           # record forward and backward as one CUDA graph: for small batches on a fast card
     patience: int = 10             # non-finite steps in a row that end the run
     prompt: str = 'once upon a time' # stories on the way begin so
 
@@ -171,6 +173,7 @@ def check_settings(s: TrainSettings)->TrainSettings:
     need(s.precision in ('auto', *PRECISIONS), 'precision', f"is unknown; choose auto, {', '.join(PRECISIONS)}")
     need(0 <= s.sparsity < 1, 'sparsity', 'must be at least 0 and below 1; the papers prune 0.3')
     need(s.memory in ('normal', 'small'), 'memory', 'is unknown; choose normal or small')
+    need(not s.graphs or (s.memory == 'normal' and not s.sparsity), 'graphs', 'a recording needs a step that stays the same; leave out --memory small and --sparsity')
     micro = s.micro_batch or (s.batch_size if s.memory == 'normal' else max(k for k in (1, 2, 3, 4) if s.batch_size % k == 0))
     if s.batch_size % micro: raise I3Error(f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {[k for k in range(1, s.batch_size+1) if s.batch_size % k == 0]}')
     return replace(s, micro_batch=micro)
@@ -262,8 +265,10 @@ class World:
         if self.size > 1: dist.barrier(); dist.destroy_process_group()
 
 # %% ../nbs/13_trainer.ipynb #c031
-def return_memory(threshold: int=1 << 20)->bool:
-    "Let freed memory go back to the system (glibc only); whether it could be set. Call it before the first product."
+def return_memory(
+    threshold: int=2_200_000,  # bytes above which a freed piece goes back at once
+)->bool:
+    "Give freed memory back to the system, and let large pieces go back from now on (glibc only); whether it could be set. To be called before the first product, too."
     for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'): os.environ.setdefault(cache, '32')   # compiled products kept: else 1,024
     try: libc = ctypes.CDLL(None); mallopt, trim = libc.mallopt, libc.malloc_trim
     except (AttributeError, OSError, TypeError): return False        # not glibc: nothing to do
@@ -312,6 +317,7 @@ class Trainer:
         if self.small:
             for o in self.optimizer.parts: o.make_states()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16')
+        self.graphed = self._recorded()
         self.sparsity = ProgressiveSparsity(self.model, s.sparsity, warmup=.2, ramp=.6) if s.sparsity else None
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -341,10 +347,15 @@ def _accumulate(self: Trainer, x, y)->dict:
     return total
 
 @patch
+def _recorded(self: Trainer, recorder=None):
+    "`_accumulate` as a recording, or None if the run asks for none."
+    return GraphedStep(self._accumulate, self.model.parameters(), self.device, recorder) if self.settings.graphs else None
+
+@patch
 def _gradients(self: Trainer)->dict:
     "Gradients of the next batch, averaged over all processes."
     x, y = next(self.batches)
-    seen = self._until_it_fits(lambda: self._accumulate(x, y))
+    seen = self._until_it_fits(lambda: (self.graphed or self._accumulate)(x, y))
     self.world.mean([p.grad for p in self.model.parameters()] + list(seen.values()))
     return seen
 
@@ -361,6 +372,7 @@ def _until_it_fits(self: Trainer, work):
 def _halve(self: Trainer):
     "Out of memory: begin again in half as large pieces. The step stays the same, for a little time."
     self.optimizer.zero_grad(set_to_none=True)
+    self.graphed = self._recorded()                        # a recording holds its memory: the new pieces get a new one
     if self.device.type == 'cuda': torch.cuda.empty_cache()
     if self.micro == 1: raise I3Error('the card is too small for a single sequence; use --memory small, a smaller --seq_len, or a smaller preset')
     self.micro //= 2
@@ -449,12 +461,19 @@ def _part_step(self: Trainer, stage: str, move: bool)->float:
         clip_gradients(params, self.settings.clip*norm/max(norm, self.last_norm or 0.))
         for o in parts: self.scaler.step(o)
     for o in parts: o.zero_grad(set_to_none=True)
+    self._give_back()
     return norm
+
+@patch
+def _give_back(self: Trainer):
+    "What short products left behind goes back to the system, so that the next part begins with a small process."
+    if self.small and self.device.type == 'cpu': return_memory()
 
 @patch
 def _descend(self: Trainer, x, y, move: bool)->tuple:
     "Forward over `x`, `y`, then down through the model; each part takes its step on the way if `move`. What was seen, and the norm of all gradients."
     xs = self._until_it_fits(lambda: self._block_inputs(x))
+    self._give_back()
     loss, g, norm, move = self._head_step(xs[-1], y, move)
     norms, looks = [norm, self._part_step('head', move)], []
     for i in reversed(range(len(self.model.blocks))):
@@ -657,7 +676,7 @@ def _look(self: Trainer, last: bool)->dict:
     due = last or (s.eval_every and self.step % s.eval_every == 0)
     if due or take(self.out/'SAMPLE'): self.sample()
     found = self.validate(None if last else s.eval_docs) if due else {}
-    if due and self.small and self.device.type == 'cpu': return_memory()       # what short products left behind
+    if due: self._give_back()
     return found
 
 @patch
@@ -666,7 +685,7 @@ def _give_up(self: Trainer):
     raise I3Error(f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; nothing of them was kept. '
                   f'Resume from the last checkpoint with a lower --lr' + (', or with --precision fp32' if self.precision == 'fp16' else ''))
 
-# %% ../nbs/13_trainer.ipynb #c081
+# %% ../nbs/13_trainer.ipynb #c083
 def _vocab_size(cfg: I3Config, asked: int|None)->int:
     "How many entries the tokenizer may have."
     if asked and asked > cfg.vocab_size: raise I3Error(f'--vocab_size {asked} is more than the {cfg.vocab_size} rows of this preset; leave it out')
@@ -680,7 +699,7 @@ def _data_spec(data: str, out: Path)->str:
     if note: print(note)
     return spec
 
-# %% ../nbs/13_trainer.ipynb #c084
+# %% ../nbs/13_trainer.ipynb #c086
 @call_parse
 @user_errors
 def i3nb_train(
@@ -703,6 +722,7 @@ def i3nb_train(
     checkpoint_every: int=50,     # steps; 0: only at the end
     precision: str='auto',        # fp32, bf16, fp16
     memory: str='normal',         # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
+    graphs: bool=False,           # record the step as a CUDA graph: for small batches on a fast card
     device: str='auto',           # cpu, cuda, cuda:1
     vocab_size: int=None,         # entries of the tokenizer; default: the preset's
     recompute: bool=False,        # recompute blocks in the backward pass: less memory, more time
@@ -713,7 +733,7 @@ def i3nb_train(
     "Train a model, draw its curves and let it write a story."
     cfg = I3Config.preset(preset, checkpoint=recompute)
     if iters is None and minutes is None: minutes = 3.
-    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, memory, prompt=prompt))
+    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, memory, graphs, prompt=prompt))
     world = World(device)
     Path(out).mkdir(parents=True, exist_ok=True)                              # a folder that cannot be made is told before the data are read
     if max_mb is None and data == 'auto': max_mb = 20.
@@ -728,7 +748,7 @@ def i3nb_train(
     stories = Path(out)/'samples.jsonl'
     if stories.exists(): print(f"\n{json.loads(stories.read_text().splitlines()[-1])['text']}")
 
-# %% ../nbs/13_trainer.ipynb #c086
+# %% ../nbs/13_trainer.ipynb #c088
 @call_parse
 @user_errors
 def i3nb_eval(
