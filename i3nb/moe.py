@@ -168,7 +168,7 @@ class _CompiledOps:
         call(self.lib.combine, y, pos, weights.contiguous(), out, *pos.shape, y.shape[1]); return out
 
     def spread(self, dout, y, pos, weights):
-        dy, dw = torch.zeros_like(y), weights.new_empty(pos.shape)
+        dy, dw = (torch.empty_like if len(y) == pos.numel() else torch.zeros_like)(y), weights.new_empty(pos.shape)   # zeros for padding rows only
         call(self.lib.spread, dout.contiguous(), y, pos, weights.contiguous(), dy, dw, *pos.shape, y.shape[1]); return dy, dw
 
     def add_up(self, dx, pos, dtype):
