@@ -266,7 +266,7 @@ class World:
 
 # %% ../nbs/13_trainer.ipynb #c031
 def return_memory(
-    threshold: int=2_200_000,  # bytes above which a freed piece goes back at once
+    threshold: int=1 << 20,  # bytes above which a freed piece goes back at once
 )->bool:
     "Give freed memory back to the system, and let large pieces go back from now on (glibc only); whether it could be set. To be called before the first product, too."
     for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'): os.environ.setdefault(cache, '32')   # compiled products kept: else 1,024
@@ -596,6 +596,7 @@ def _open(self: Trainer):
 def validate(self: Trainer, max_docs: int=None)->dict:
     "Validation figures under their names in `metrics.jsonl`; nothing where there is no validation text."
     if not self.data.val: return {}
+    self._give_back()
     e = evaluate(self.model, self.data.val, self.data.tokenizer, self.precision, max_docs, **(dict(batch_tokens=256, max_len=256) if self.small else {}))
     return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
 
