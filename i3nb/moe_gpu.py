@@ -155,7 +155,7 @@ class _TorchOps:
     def add_up(dx, tiles, dtype): return dx[tiles.pos].sum(1, dtype=dtype)   # (rows, d) -> (n, d)
 
 # %% ../nbs/06b_moe_gpu.ipynb #c024
-OPS_SOURCE = r"""
+_FORWARD_OPS = r"""
 enum { THREADS = 256 };
 #define AT(row, width) ((long long)(row)*(width))
 __device__ __forceinline__ float cdf(float x) { return .5f*(1.f + erff(x*.707106781f)); }
@@ -171,6 +171,20 @@ extern "C" __global__ void bias_gelu(Args q) {                  /* a (rows, f), 
     const float *b = (const float *)q.p[1] + AT(((const long long *)q.p[2])[row/q.i[1]], f);
     for (int j = threadIdx.x; j < f; j += THREADS) { a[j] = down(up(a[j]) + b[j]); float x = up(a[j]); h[j] = down(x*cdf(x)); }
 }
+extern "C" __global__ void combine(Args q) {                    /* y (rows, d), pos, experts, weights (n, k), b2 (e, d), out (n, d); numbers d, k */
+    const int d = q.i[0], k = q.i[1];
+    const long long *pos = (const long long *)q.p[1] + AT(blockIdx.x, k), *e = (const long long *)q.p[2] + AT(blockIdx.x, k);
+    const float *w = (const float *)q.p[3] + AT(blockIdx.x, k);
+    for (int j = threadIdx.x; j < d; j += THREADS) {
+        float sum = 0.f;
+        for (int c = 0; c < k; c++) sum += w[c]*(up(((const low *)q.p[0])[AT(pos[c], d) + j]) + ((const float *)q.p[4])[AT(e[c], d) + j]);
+        ((low *)q.p[5])[AT(blockIdx.x, d) + j] = down(sum);
+    }
+}
+"""
+
+# %% ../nbs/06b_moe_gpu.ipynb #c026
+_BACKWARD_OPS = r"""
 extern "C" __global__ void gelu_backward(Args q) {              /* a, dh (becomes a's gradient), h, sums (tiles, f); numbers f, tile */
     const int f = q.i[0], j = blockIdx.x*THREADS + threadIdx.x;
     if (j >= f) return;
@@ -182,16 +196,6 @@ extern "C" __global__ void gelu_backward(Args q) {              /* a, dh (become
         ((low *)q.p[2])[at] = down(x*below); *dh = down(g); sum += g;
     }
     ((float *)q.p[3])[AT(blockIdx.y, f) + j] = sum;
-}
-extern "C" __global__ void combine(Args q) {                    /* y (rows, d), pos, experts, weights (n, k), b2 (e, d), out (n, d); numbers d, k */
-    const int d = q.i[0], k = q.i[1];
-    const long long *pos = (const long long *)q.p[1] + AT(blockIdx.x, k), *e = (const long long *)q.p[2] + AT(blockIdx.x, k);
-    const float *w = (const float *)q.p[3] + AT(blockIdx.x, k);
-    for (int j = threadIdx.x; j < d; j += THREADS) {
-        float sum = 0.f;
-        for (int c = 0; c < k; c++) sum += w[c]*(up(((const low *)q.p[0])[AT(pos[c], d) + j]) + ((const float *)q.p[4])[AT(e[c], d) + j]);
-        ((low *)q.p[5])[AT(blockIdx.x, d) + j] = down(sum);
-    }
 }
 extern "C" __global__ void spread(Args q) {                     /* dout (n, d), y, pos, experts, weights, b2, dy (rows, d), dw (n, k); numbers d, k */
     const int d = q.i[0], pair = blockIdx.y + blockIdx.x*q.i[1], tid = threadIdx.x;
@@ -216,8 +220,9 @@ extern "C" __global__ void add_up(Args q) {                     /* dx (rows, d),
     }
 }
 """
+OPS_SOURCE = _FORWARD_OPS + _BACKWARD_OPS
 
-# %% ../nbs/06b_moe_gpu.ipynb #c026
+# %% ../nbs/06b_moe_gpu.ipynb #c028
 class _CudaOps:
     "`_TorchOps` in CUDA C; parameters, weights and `x` in fp32."
     @staticmethod
@@ -247,7 +252,7 @@ class _CudaOps:
         out = dx.new_empty(len(tiles.pos), dx.shape[1], dtype=torch.float32)
         cls._go('add_up', (len(out), 1), dx, [dx, tiles.pos, out], dx.shape[1], tiles.pos.shape[1]); return out.to(dtype)
 
-# %% ../nbs/06b_moe_gpu.ipynb #c030
+# %% ../nbs/06b_moe_gpu.ipynb #c032
 class TiledFFN(Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
     @staticmethod
@@ -306,7 +311,7 @@ def tiled_experts(
     counts = (experts.flatten()[:, None] == torch.arange(len(w1), device=x.device)).sum(0)
     return TiledFFN.apply(x, weights, w1, b1, w2, b2, experts, dtype, form, ops), counts
 
-# %% ../nbs/06b_moe_gpu.ipynb #c037
+# %% ../nbs/06b_moe_gpu.ipynb #c039
 class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
     "Raises `RuntimeError` at every operation that would make the processor wait for a card."
     WAITS = ('_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'bincount', '_unique2', 'unique_dim', 'repeat_interleave.Tensor', 'equal')

@@ -151,6 +151,39 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Args q) {
 '''
 
 # %% ../nbs/03b_scan_gpu.ipynb #c019
+_RETREAT = r'''
+/* h, next: my states before and after the token. g and da go on; v gets the sums for du and ddelta of my channels, vB and vC those of my states. */
+__device__ __forceinline__ void retreat(float (*g)[NN], float (*da)[NN], float (*h)[NN], float (*next)[NN], float (*a)[NN], const float *u, const float *d,
+                                        const float *e, const float *B, const float *C, float *v, float *vB, float *vC, Me m) {
+    #pragma unroll
+    for (int i = 0; i < NN; i++) vB[i] = vC[i] = 0.f;
+    #pragma unroll
+    for (int j = 0; j < CC; j++) {
+        float dj = d[m.cj+j], x = u[m.cj+j], ej = e[m.cj+j], gB = 0.f, gA = 0.f;
+        #pragma unroll
+        for (int i = 0; i < NN; i++) {
+            float Bi = B[i*LN + m.ln], Ci = C[i*LN + m.ln];
+            float gt = g[j][i] + ej*Ci, ga = gt*exp2f(dj*a[j][i]), gah = ga*h[j][i];
+            vC[i] += ej*next[j][i]; vB[i] += dj*x*gt; da[j][i] += dj*gah;
+            gB += gt*Bi; gA += gah*a[j][i];
+            g[j][i] = ga;
+        }
+        v[j] = gB; v[CC+j] = gA*0.693147181f + x*gB;                   // A came times log2(e)
+    }
+}
+
+/* dB and dC of R tokens from t0 on: the warps' parts, added in order */
+__device__ __forceinline__ void add_warps(float (*part)[R][2][N], float *dBC, Me m, int t0, int T) {
+    for (int k = m.tid; k < R*2*N; k += THREADS) {
+        int t = t0 + k/(2*N);
+        float sum = 0.f;
+        for (int w = 0; w < WARPS; w++) sum += (&part[w][0][0][0])[k];
+        if (t < T) dBC[(((long long)blockIdx.x*gridDim.y + m.b)*T + t)*2*N + k%(2*N)] = sum;
+    }
+}
+'''
+
+# %% ../nbs/03b_scan_gpu.ipynb #c021
 _BACKWARD = r'''
 extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
     float *const *p = (float *const *)q.p;
@@ -194,21 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
             #pragma unroll
             for (int s = S - 1; s >= 0; s--) {
                 float vB[NN], vC[NN], v[2*CC];
-                #pragma unroll
-                for (int i = 0; i < NN; i++) vB[i] = vC[i] = 0.f;
-                #pragma unroll
-                for (int j = 0; j < CC; j++) {
-                    float d = ds[s][m.cj+j], x = us[s][m.cj+j], e = es[s][m.cj+j], gB = 0.f, gA = 0.f;
-                    #pragma unroll
-                    for (int i = 0; i < NN; i++) {
-                        float Bi = Bs[s][i*LN + m.ln], Ci = Cs[s][i*LN + m.ln];
-                        float gt = g[j][i] + e*Ci, ga = gt*exp2f(d*a[j][i]), gah = ga*h[s][j][i];
-                        vC[i] += e*h[s+1][j][i]; vB[i] += d*x*gt; da[j][i] += d*gah;
-                        gB += gt*Bi; gA += gah*a[j][i];
-                        g[j][i] = ga;
-                    }
-                    v[j] = gB; v[CC+j] = gA*0.693147181f + x*gB;       // A came times log2(e)
-                }
+                retreat(g, da, h[s], h[s+1], a, us[s], ds[s], es[s], Bs[s], Cs[s], v, vB, vC, m);
                 float r = fold<2*CC>(v, m.ln);
                 if (m.ln < CC) dus[s][m.cj + m.ln] = r;
                 else if (m.ln < 2*CC) dds[s][m.cj + m.ln - CC] = r;
@@ -223,12 +242,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
                 }
                 if (s % R == 0) {
                     __syncthreads();
-                    for (int k = m.tid; k < R*2*N; k += THREADS) {
-                        int t = t0 + s + k/(2*N);
-                        float sum = 0.f;
-                        for (int w = 0; w < WARPS; w++) sum += (&part[w][0][0][0])[k];
-                        if (t < T) dBC[(((long long)blockIdx.x*gridDim.y + m.b)*T + t)*2*N + k%(2*N)] = sum;
-                    }
+                    add_warps(part, dBC, m, t0 + s, T);
                     __syncthreads();
                 }
             }
@@ -244,9 +258,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
     store(da, dA + m.b*slab, m, c); store(g, dh0 + m.b*slab, m, c);
 }
 '''
-CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _BACKWARD
+CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _RETREAT + _BACKWARD
 
-# %% ../nbs/03b_scan_gpu.ipynb #c025
+# %% ../nbs/03b_scan_gpu.ipynb #c027
 def _launch_cuda(
     name: str,      # 'forward' or 'backward'
     tensors: list,  # contiguous, fp32, in the kernel's order
@@ -255,7 +269,7 @@ def _launch_cuda(
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
     launch(CUDA_SOURCE, ('LOW=0', f'N={n}'), f'scan_{name}', (-(-c//_channels(n)), b), 256, tensors, t, c)
 
-# %% ../nbs/03b_scan_gpu.ipynb #c027
+# %% ../nbs/03b_scan_gpu.ipynb #c029
 _LOG2E = 1.4426950408889634
 
 class _GpuScan(Function):
@@ -294,7 +308,7 @@ def scan_gpu(
     if form != 'triton': u, delta, B, C = (x.float() for x in (u, delta, B, C))    # Triton's kernel reads any type as it is
     return _GpuScan.apply(launch, u, delta.float(), A.float(), B, C, D.float(), h0.float())
 
-# %% ../nbs/03b_scan_gpu.ipynb #c035
+# %% ../nbs/03b_scan_gpu.ipynb #c037
 _jit = triton.jit if triton else lambda f: f
 
 @_jit
@@ -321,7 +335,7 @@ def _tri_forward(u_p, d_p, A_p, B_p, C_p, D_p, h0_p, y_p, hT_p, kept_p, T, c, N:
         tl.store(y_p + (row + t)*c + ch, tl.sum(h*C[None], 1) + D*u, ok)
     tl.store(hT_p + b*c*N + mine, h, good)
 
-# %% ../nbs/03b_scan_gpu.ipynb #c037
+# %% ../nbs/03b_scan_gpu.ipynb #c039
 @_jit
 def _retreat(g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t, T, c, ch, ok, n, N: tl.constexpr):
     "One token, backwards: h0 and h1 are the states before and after it."
@@ -341,7 +355,7 @@ def _retreat(g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, r
     tl.store(to + N, tl.sum(e[:, None]*h1, 0), alive)
     return ga, dA + d[:, None]*gah
 
-# %% ../nbs/03b_scan_gpu.ipynb #c039
+# %% ../nbs/03b_scan_gpu.ipynb #c041
 @_jit
 def _tri_backward(u_p, d_p, A_p, B_p, C_p, D_p, kept_p, dy_p, dhT_p, du_p, dd_p, dA_p, dBC_p, dh0_p, inner_p, T, c,
                   N: tl.constexpr, CB: tl.constexpr, K: tl.constexpr):
@@ -376,7 +390,7 @@ def _tri_backward(u_p, d_p, A_p, B_p, C_p, D_p, kept_p, dy_p, dhT_p, du_p, dd_p,
     tl.store(dA_p + b*c*N + mine, dA, good)
     tl.store(dh0_p + b*c*N + mine, g, good)
 
-# %% ../nbs/03b_scan_gpu.ipynb #c041
+# %% ../nbs/03b_scan_gpu.ipynb #c043
 def _launch_triton(name: str, tensors: list):
     "Start a Triton kernel; arguments as for `_launch_cuda`."
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
@@ -385,7 +399,7 @@ def _launch_triton(name: str, tensors: list):
 
 _LAUNCHERS['triton'] = _launch_triton
 
-# %% ../nbs/03b_scan_gpu.ipynb #c050
+# %% ../nbs/03b_scan_gpu.ipynb #c052
 def _contest(
     forms: dict,         # name -> function of the scan's inputs
     make,                # make(b, t, c) gives inputs that need gradients

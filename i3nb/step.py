@@ -201,7 +201,7 @@ static void attention(const L *p, const L *s, f *y, f *x, f *local, f *shared, L
 '''
 
 # %% ../nbs/07b_step.ipynb #c016
-_STEP_C = r'''
+_EXPERTS_C = r'''
 static void experts(const L *p, const L *s, f *y, const f *x, f *local, f *shared, Thread *th) {
     L d = s[D_], ff = s[FF], E = s[EXPERTS];
     f logit[E], sum = 0, chosen[E]; L best[E];
@@ -232,7 +232,10 @@ static void experts(const L *p, const L *s, f *y, const f *x, f *local, f *share
     for (L q = 0; q < SLICES; q++) for (L j = 0; j < d; j++) y[j] += shared[q*d + j];
     for (L i = 0; i < s[TOP]; i++) for (L j = 0; j < d; j++) y[j] += chosen[i]/sum*b2[best[i]*d + j];
 }
+'''
 
+# %% ../nbs/07b_step.ipynb #c018
+_STEP_C = r'''
 /* One token: `row` of the embedding in, scores out. `plan` holds FIELDS a layer; `shared` and `local` (a stretch a thread) are scratch. */
 void step(const L *plan, const L *s, const f *row, const f *norm_w, const f *norm_b, const W *head_w, const f *head_b,
           f *scores, f *shared, L shared_size, f *local, L local_size, L pos, L threads) {
@@ -260,9 +263,9 @@ void step(const L *plan, const L *s, const f *row, const f *norm_w, const f *nor
     }
 }
 '''
-_SOURCE_C = _PRODUCTS_C + _THREADS_C + _HYBRID_C + _ATTENTION_C + _STEP_C
+_SOURCE_C = _PRODUCTS_C + _THREADS_C + _HYBRID_C + _ATTENTION_C + _EXPERTS_C + _STEP_C
 
-# %% ../nbs/07b_step.ipynb #c018
+# %% ../nbs/07b_step.ipynb #c020
 _LAYER = dict(NORM1_W='norm1.weight', NORM1_B='norm1.bias', NORM2_W='norm2.weight', NORM2_B='norm2.bias', GATE='moe.gate.weight',
     W1='moe.w1', B1='moe.b1', W2='moe.w2', B2='moe.b2', GRU_X='mixer.weight_x', GRU_H='mixer.weight_h', GRU_B='mixer.bias', IN_W='mixer.in_proj.weight',
     IN_B='mixer.in_proj.bias', CONV_W='mixer.conv_weight', CONV_B='mixer.conv_bias', SELECT='mixer.select.weight', DT_W='mixer.dt_proj.weight',
@@ -288,7 +291,7 @@ def _get(block, name):
     for part in name.split('.'): block = getattr(block, part)
     return block.detach() if isinstance(block, torch.Tensor) else block
 
-# %% ../nbs/07b_step.ipynb #c020
+# %% ../nbs/07b_step.ipynb #c022
 class Step:
     "The model on one text, a token a call, in C. Memory and time a token do not depend on the text's length."
     def __init__(self,
@@ -323,7 +326,7 @@ class Step:
         self.kept.append(tensors)
         for key, x in (row | {k: x.data_ptr() for k, x in tensors.items()}).items(): self.plan[i, FIELDS.index(key)] = x
 
-# %% ../nbs/07b_step.ipynb #c022
+# %% ../nbs/07b_step.ipynb #c024
 @patch
 def start(self: Step,
     state: list,   # of the model, for one text
