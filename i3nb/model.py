@@ -119,8 +119,10 @@ class _LinearCrossEntropy(Function):
             p = xs@Wp.T                                                        # (rows, v) logits, then their gradients
             total += softmax(p, bp, y, scale, db if grads else None)
             if not grads: continue
-            for pc, Wc in zip(p.split(cols, 1), Wp.split(cols)): dx[rows] += pc@Wc
-            dW = dW.add_(p.T@xs) if i else dW.copy_(p.T@xs)
+            for pc, Wc, dWc in zip(p.split(cols, 1), Wp.split(cols), dW.split(cols)):
+                dx[rows] += pc@Wc
+                if i: dWc += pc.T@xs
+                else: dWc.copy_(pc.T@xs)
         if grads: ctx.save_for_backward(dx, dW[:len(W)], db[:len(W)]); ctx.rest = rest
         return total/count
 

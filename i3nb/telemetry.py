@@ -9,17 +9,15 @@ __all__ = ['METRICS', 'METRIC_KEYS', 'PAPER_PPL', 'GB', 'THEMES', 'panel_temp', 
            'card_reading', 'DeviceMonitor', 'Telemetry', 'draw_line', 'smooth_line', 'panel_loss', 'panel_ppl',
            'panel_bpb', 'panel_lr', 'panel_grad', 'panel_speed', 'panel_memory', 'load_run', 'figure_bytes', 'plot_run']
 
-# %% ../nbs/11_telemetry.ipynb #c003
+# %% ../nbs/11_telemetry.ipynb #c004
 import io, json, math, os, sys, threading, time
 from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from .core import I3Error, write_atomic
 
-# %% ../nbs/11_telemetry.ipynb #c006
+# %% ../nbs/11_telemetry.ipynb #c007
 METRICS = dict(
     step='optimizer steps done, skipped ones included',
     tokens='tokens trained on so far',
@@ -43,7 +41,7 @@ METRICS = dict(
 )
 METRIC_KEYS = tuple(METRICS)
 
-# %% ../nbs/11_telemetry.ipynb #c009
+# %% ../nbs/11_telemetry.ipynb #c010
 PAPER_PPL = {'i3-300M paper': 69.26, 'i3-200m paper': 48.15}  # what the two papers report
 
 def perplexity(
@@ -53,7 +51,7 @@ def perplexity(
     if loss is None or math.isnan(loss := float(loss)): return None
     return math.exp(loss) if loss < 709.78 else math.inf
 
-# %% ../nbs/11_telemetry.ipynb #c012
+# %% ../nbs/11_telemetry.ipynb #c013
 class _Saved:
     "Gives an object whose attributes are plain numbers a `state_dict`."
     def state_dict(self)->dict:
@@ -83,7 +81,7 @@ class Smoothed(_Saved):
     @property
     def value(self): return self.m/(1-self.beta**self.n) if self.n else None
 
-# %% ../nbs/11_telemetry.ipynb #c020
+# %% ../nbs/11_telemetry.ipynb #c021
 class Harmonic(_Saved):
     "Harmonic mean of perplexities over all steps so far."
     def __init__(self): self.total, self.n = 0.0, 0   # sum of 1/ppl
@@ -95,7 +93,7 @@ class Harmonic(_Saved):
     @property
     def value(self): return None if not self.n else self.n/self.total if self.total else math.inf
 
-# %% ../nbs/11_telemetry.ipynb #c025
+# %% ../nbs/11_telemetry.ipynb #c026
 class PplMeter(_Saved):
     "Current, best, smoothed and harmonic-mean perplexity of a run, and the losses that were not finite."
     def __init__(self,
@@ -123,7 +121,7 @@ class PplMeter(_Saved):
         "What goes into `metrics.jsonl`."
         return dict(ppl=self.current, ppl_best=self.best, ppl_harmonic=self.harmonic.value, ppl_smooth=perplexity(self.smooth.value))
 
-# %% ../nbs/11_telemetry.ipynb #c029
+# %% ../nbs/11_telemetry.ipynb #c030
 def bits_per_byte(
     nll_nats_sum: float,  # negative log-likelihood of all predicted tokens, summed, nats
     n_bytes: int,         # UTF-8 bytes that those tokens stand for
@@ -132,7 +130,7 @@ def bits_per_byte(
     if not n_bytes > 0: raise I3Error(f'bits_per_byte: n_bytes={n_bytes!r} must be positive; the text predicted was empty')
     return float(nll_nats_sum)/(math.log(2)*n_bytes)
 
-# %% ../nbs/11_telemetry.ipynb #c033
+# %% ../nbs/11_telemetry.ipynb #c034
 def _plain(x):
     "`x` as JSON can hold it: tensors and arrays as numbers and lists, NaN and infinities as None."
     if isinstance(x, (torch.Tensor, np.ndarray, np.generic)): x = x.tolist()
@@ -148,7 +146,7 @@ def metrics_line(
     if not isinstance(row.get('step'), (int, np.integer)): raise I3Error(f"metrics: step={row.get('step')!r} must be an integer; every row needs one")
     return json.dumps(_plain({**dict.fromkeys(METRIC_KEYS), **row}), allow_nan=False)
 
-# %% ../nbs/11_telemetry.ipynb #c036
+# %% ../nbs/11_telemetry.ipynb #c037
 def _parse(line: bytes)->dict|None:
     "The row that a line holds, NaN read as None; None for a line that holds none."
     try: row = json.loads(line, parse_constant=lambda _: None)
@@ -191,7 +189,7 @@ def read_metrics(
     "All rows of a metrics file."
     return MetricsTail(path).read()
 
-# %% ../nbs/11_telemetry.ipynb #c039
+# %% ../nbs/11_telemetry.ipynb #c040
 def to_columns(
     rows: list,  # from `read_metrics`
 )->dict:         # key -> float array, one entry a row, NaN where unknown; lists and texts are left out
@@ -200,7 +198,7 @@ def to_columns(
     def number(v): return float(v) if isinstance(v, (int, float)) else math.nan
     return {k: np.array([number(r.get(k)) for r in rows], dtype=float) for k in keys}
 
-# %% ../nbs/11_telemetry.ipynb #c042
+# %% ../nbs/11_telemetry.ipynb #c043
 class MetricsWriter:
     "Appends rows to `metrics.jsonl`."
     def __init__(self,
@@ -253,7 +251,7 @@ class MetricsWriter:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/11_telemetry.ipynb #c047
+# %% ../nbs/11_telemetry.ipynb #c048
 GB = 1e9   # bytes: decimal, as memory and disks are sold
 
 def _vm_hwm()->int|None:
@@ -306,7 +304,7 @@ class MemoryMeter:
         names = 'mem_allocated_gb mem_peak_gb mem_reserved_gb mem_reserved_peak_gb mem_total_gb'.split()
         return {k: None if v is None else v/GB for k, v in zip(names, (a, ap, r, rp, total))}
 
-# %% ../nbs/11_telemetry.ipynb #c054
+# %% ../nbs/11_telemetry.ipynb #c055
 def load_nvml():
     "NVML's binding, started, or None where the package, the driver or the card is missing."
     try:
@@ -320,7 +318,7 @@ def _ask(nvml, name: str, *args):
     try: return getattr(nvml, name)(*args)
     except Exception: return None
 
-# %% ../nbs/11_telemetry.ipynb #c058
+# %% ../nbs/11_telemetry.ipynb #c059
 def cuda_identity(
     index: int,      # torch's number of the card
 )->tuple:            # (UUID, PCI address); None for what is unknown, both before CUDA has started
@@ -356,7 +354,7 @@ def find_card(
     # a card that is known but not found gets no handle: no reading is better than another card's
     return None if tries else _visible_handle(nvml, index, os.environ.get('CUDA_VISIBLE_DEVICES') if visible is None else visible)
 
-# %% ../nbs/11_telemetry.ipynb #c061
+# %% ../nbs/11_telemetry.ipynb #c062
 class EnergyMeter(_Saved):
     "Energy of one card: from its counter where it has one, else power integrated over time."
     def __init__(self,
@@ -382,7 +380,7 @@ class EnergyMeter(_Saved):
     @property
     def wh(self): return None if self.joules is None else self.joules/3600
 
-# %% ../nbs/11_telemetry.ipynb #c064
+# %% ../nbs/11_telemetry.ipynb #c065
 _NO_READING = dict(gpu_temp_c=None, gpu_util=None, gpu_power_w=None)
 
 def card_reading(
@@ -399,7 +397,7 @@ def _over_cards(f, values: list):
     "`f` of the values, or None where there are none or one is unknown."
     return None if not values or None in values else f(values)
 
-# %% ../nbs/11_telemetry.ipynb #c066
+# %% ../nbs/11_telemetry.ipynb #c067
 class DeviceMonitor:
     "Temperature, utilisation, power and energy of one card or several, about once a second. Never raises."
     def __init__(self,
@@ -454,7 +452,7 @@ class DeviceMonitor:
     def __enter__(self): return self.start()
     def __exit__(self, *_): self.stop()
 
-# %% ../nbs/11_telemetry.ipynb #c075
+# %% ../nbs/11_telemetry.ipynb #c076
 class Telemetry:
     "Memory, device readings and elapsed time of a run, as keys of `metrics.jsonl`."
     def __init__(self,
@@ -493,7 +491,7 @@ class Telemetry:
     def __enter__(self): return self.start()
     def __exit__(self, *_): self.stop()
 
-# %% ../nbs/11_telemetry.ipynb #c078
+# %% ../nbs/11_telemetry.ipynb #c079
 THEMES = dict(
     light=dict(bg='white', fg='#222222', dim='#6b6b6b', grid='#e6e6e6', colors=('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')),
     dark=dict(bg='#16181d', fg='#e8e8e8', dim='#a0a0a0', grid='#33363d', colors=('#56B4E9', '#E69F00', '#2fc79a', '#CC79A7', '#F0E442', '#5b8def')),
@@ -532,7 +530,7 @@ def smooth_line(
     with np.errstate(all='ignore'): fit = np.where(det > 1e-9, (s2*t0 - s1*t1)/det, t0/s0)
     return np.where(ok, fit, np.nan)
 
-# %% ../nbs/11_telemetry.ipynb #c081
+# %% ../nbs/11_telemetry.ipynb #c082
 def _from_zero(ax, top=None):
     "Let the axis start at 0, whatever was drawn so far."
     most = max((np.nanmax(l.get_ydata(), initial=0) for l in ax.lines), default=0)
@@ -540,6 +538,7 @@ def _from_zero(ax, top=None):
 
 def _log(ax):
     "A log axis with plain numbers, for positive data."
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
     lo, hi = (f([f(y) for l in ax.lines if len(y := np.asarray(l.get_ydata())[np.asarray(l.get_ydata()) > 0])], default=None) for f in (min, max))
     if lo is None or not math.isfinite(hi): return
     ax.set_yscale('log')
@@ -567,7 +566,7 @@ def panel_bpb(ax, c, x, colors, t):
     draw_line(ax, x, c['val_bits_per_byte'], sparse=True, color=colors[1], lw=1.4, ls='--')
     ax.set_title('Bits per byte (validation)')
 
-# %% ../nbs/11_telemetry.ipynb #c082
+# %% ../nbs/11_telemetry.ipynb #c083
 def panel_lr(ax, c, x, colors, t):
     "Learning rate: the upper half of a place it shares with the gradient norm."
     draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
@@ -579,6 +578,7 @@ def panel_grad(ax, c, x, colors, t):
 
 def panel_speed(ax, c, x, colors, t):
     "Tokens a second, with the median."
+    from matplotlib.ticker import EngFormatter
     draw_line(ax, x, c['tokens_per_s'], color=colors[0], lw=.8, alpha=.6)
     if np.isfinite(c['tokens_per_s']).any():
         ax.axhline(m := np.nanmedian(c['tokens_per_s']), color=colors[0], lw=1.6, label=f'median {m:,.0f}')
@@ -596,7 +596,7 @@ def _panel(key, title, top=None):
     return f
 panel_temp, panel_util, panel_power = _panel('gpu_temp_c', 'GPU temperature (°C)'), _panel('gpu_util', 'GPU busy (%)', 105), _panel('gpu_power_w', 'GPU power (W)')
 
-# %% ../nbs/11_telemetry.ipynb #c085
+# %% ../nbs/11_telemetry.ipynb #c086
 def load_run(
     run,         # a run folder, a metrics file, or rows
 )->tuple:        # (name, columns)
@@ -637,7 +637,7 @@ def _axes(
     if gpu: at |= {panel_temp: grid[2, 0], panel_util: grid[2, 1], panel_power: grid[2, 2]}
     return {p: fig.add_subplot(g) for p, g in at.items()}
 
-# %% ../nbs/11_telemetry.ipynb #c087
+# %% ../nbs/11_telemetry.ipynb #c088
 def _time(s: float)->str:
     "Seconds as people read them."
     if s < 60: return f'{s:.1f} s'
@@ -665,9 +665,10 @@ def figure_bytes(
     Image.open(buf).convert('RGB').quantize(colors, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
     return small.getvalue()
 
-# %% ../nbs/11_telemetry.ipynb #c090
+# %% ../nbs/11_telemetry.ipynb #c091
 def _finish(panel, ax, t: dict, x: str, span: tuple, one: bool):
     "What an axes gets once all runs are drawn on it."
+    from matplotlib.ticker import EngFormatter, MaxNLocator
     _style(ax, t)
     if not ax.has_data(): return
     ax.set_xlim(*span); ax.xaxis.set_major_locator(MaxNLocator(6)); ax.xaxis.set_major_formatter(EngFormatter(sep='') if x == 'tokens' else '{x:g}')
@@ -688,8 +689,9 @@ def plot_run(
     x='step',        # the horizontal axis: 'step', 'tokens' or 'elapsed_s'
     papers=True,     # draw the papers' perplexities, 69.26 and 48.15
     theme='light',   # or 'dark'
-)->Figure:
+):                   # a matplotlib figure
     "Draw a run, or several in one figure."
+    from matplotlib.figure import Figure
     if x not in ('step', 'tokens', 'elapsed_s'): raise I3Error(f"plot_run: x={x!r} is unknown; use 'step', 'tokens' or 'elapsed_s'")
     if theme not in THEMES: raise I3Error(f"plot_run: theme={theme!r} is unknown; use {' or '.join(map(repr, THEMES))}")
     kind = (Path(out).suffix[1:].lower() or 'png') if out is not None else 'png'
