@@ -63,20 +63,23 @@ typedef f el;
 INLINE vec muladd(vec c, const el *w, el a) { vec v; memcpy(&v, w, 64); return c + v*a; }
 #endif
 
-/* out[r][16 v ...] = sum over k of a[r][k] w[k][16 v ...], for R rows and V vectors of columns */
-INLINE void product(const int R, const int V, const el *w, const el *a, L K, f *out) {
-    vec c[R][V];
-    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) c[r][v] = (vec){0};
-    for (L k = 0; k < K; k++, w += 16*V)
-        for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) c[r][v] = muladd(c[r][v], w + 16*v, a[r*K + k]);
-    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) memcpy(out + (r*V + v)*16, &c[r][v], 64);
+/* out[r][16 v ...] = sum over k of a[r][k] w[k][16 v ...], for R rows and V vectors of columns. */
+INLINE void product(const int R, const int V, const int U, const el *w, const el *a, L K, f *out) {
+    vec c[R][V][U];
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) for (int u = 0; u < U; u++) c[r][v][u] = (vec){0};
+    for (L k = 0; k < K; k += U, w += 16*V*U)
+        for (int u = 0; u < U; u++) for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) c[r][v][u] = muladd(c[r][v][u], w + 16*(u*V + v), a[r*K + k + u]);
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) {
+        for (int u = 1; u < U; u++) c[r][v][0] += c[r][v][u];
+        memcpy(out + (r*V + v)*16, &c[r][v][0], 64);
+    }
 }
 INLINE void products(const int V, L rows, const el *w, const el *a, L K, f *out) {
     L i = 0;
-    for (; i + 8 <= rows; i += 8) product(8, V, w, a + i*K, K, out + i*V*16);
-    if (i + 4 <= rows) { product(4, V, w, a + i*K, K, out + i*V*16); i += 4; }
-    if (i + 2 <= rows) { product(2, V, w, a + i*K, K, out + i*V*16); i += 2; }
-    if (i < rows) product(1, V, w, a + i*K, K, out + i*V*16);
+    for (; i + 8 <= rows; i += 8) product(8, V, 1, w, a + i*K, K, out + i*V*16);
+    if (i + 4 <= rows) { product(4, V, 1, w, a + i*K, K, out + i*V*16); i += 4; }
+    if (i + 2 <= rows) { product(2, V, 2, w, a + i*K, K, out + i*V*16); i += 2; }
+    if (i < rows) product(1, V, 4, w, a + i*K, K, out + i*V*16);
 }
 '''
 
@@ -260,7 +263,7 @@ class _CompiledConv(Function):
         call(_conv_lib(s, len(wT)).conv_silu_backward, s, past, wT, bias, du.contiguous(), ds, dpast, dwT, dbias, torch.zeros_like(wT), *s.shape)
         return ds, dpast.float(), dwT.T, dbias
 
-# %% ../nbs/04_recurrence.ipynb #c034
+# %% ../nbs/04_recurrence.ipynb #c035
 def conv_silu(
     s: torch.Tensor,    # (b, t, c) input
     past: torch.Tensor, # (b, k-1, c) the inputs before it, fp32
@@ -275,7 +278,7 @@ def conv_silu(
     t, k = s.shape[1], w.shape[1]
     return _CompiledConv.apply(s, past, w, bias), torch.cat([past.to(s.dtype), s[:, max(0, t-k+1):]], 1)[:, 1-k:]
 
-# %% ../nbs/04_recurrence.ipynb #c037
+# %% ../nbs/04_recurrence.ipynb #c038
 class HybridState(NamedTuple):
     "What a block remembers of the tokens it has read; its size does not depend on their number."
     h: torch.Tensor     # (b, d) GRU state
