@@ -517,7 +517,7 @@ def print_race(report: dict):
         print(f"{c['entry']:30}{reached:>14}" + ''.join(f"{c['bits_per_byte_at'][m]:14.3f}" if m in c['bits_per_byte_at'] else f"{'–':>14}" for m in marks) + f"{c['points'][-1]['val_ppl']:11.2f}")
         if c['synthetic']: print('  on the embedded story grammar: not a result')
 
-# %% ../nbs/15_bench.ipynb #c054
+# %% ../nbs/15_bench.ipynb #c055
 def _check(preset, recipe, peers, device, precision, **positive):
     "Raise `I3Error` for what cannot be measured, before anything is."
     I3Config.preset(preset)
@@ -572,7 +572,7 @@ def i3nb_bench(
     _finish(report, json, print_rows if rows else None)
     if failed: raise I3Error(f"{len(failed)} of {len(results)} rows failed, first {next(iter(failed.values()))}")
 
-# %% ../nbs/15_bench.ipynb #c056
+# %% ../nbs/15_bench.ipynb #c057
 def _finish(report: dict, path: str|None, show):
     "Write the report where it was wished, and show it."
     if path: write_atomic(path, json.dumps(report, indent=1)+'\n')

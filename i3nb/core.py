@@ -196,7 +196,7 @@ def cuda_usable(index: int=0)->bool:
     "Whether this torch holds code for card `index`: checked without running anything on it."
     return torch.cuda.is_available() and arch_serves(torch.cuda.get_device_capability(index), torch.cuda.get_arch_list())
 
-# %% ../nbs/00_core.ipynb #c030
+# %% ../nbs/00_core.ipynb #c031
 def pick_device(name: str='auto')->torch.device:
     "`'auto'` is the first usable card, else the CPU; any other name is taken at its word, or refused with the reason."
     if name == 'auto': return torch.device('cuda' if cuda_usable() else 'cpu')
@@ -207,7 +207,7 @@ def pick_device(name: str='auto')->torch.device:
         raise I3Error(f'device {name!r}: torch {torch.__version__} holds no code for this card; install an older torch (2.7.1 still knows the P100)')
     return dev
 
-# %% ../nbs/00_core.ipynb #c033
+# %% ../nbs/00_core.ipynb #c034
 def _seconds(f, n=3):
     "The best of `n` timings, after one call to warm up."
     best = float('inf'); f()
@@ -232,13 +232,13 @@ def pick_precision(device: torch.device, name: str='auto')->str:
     if device.type == 'cuda': return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'fp16'
     return 'bf16' if device.type == 'cpu' and cpu_bf16_speedup() > 1.2 else 'fp32'
 
-# %% ../nbs/00_core.ipynb #c036
+# %% ../nbs/00_core.ipynb #c037
 def compute_dtype(x: torch.Tensor)->torch.dtype:
     "The type in which autocast would multiply on the device of `x`; where it is off, the type of `x`."
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
-# %% ../nbs/00_core.ipynb #c039
+# %% ../nbs/00_core.ipynb #c040
 def seed_all(seed: int):
     "Seed Python, numpy and torch (every device)."
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)

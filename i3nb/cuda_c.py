@@ -185,7 +185,7 @@ extern "C" void emulate(void (*k)(Args), int gx, int gy, int threads, Args *args
 }
 '''
 
-# %% ../nbs/00c_cuda.ipynb #c015
+# %% ../nbs/00c_cuda.ipynb #c016
 class Emulator:
     "Within it, `launch` runs kernels on tensors of the processor; needs g++ on Linux."
     def __init__(self, backwards: bool=False): self.backwards = backwards    # last warp and thread first

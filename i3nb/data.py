@@ -703,7 +703,7 @@ def _check_meta(meta, plan, split):
     for s in meta['val']:
         if plan.val_sources and not s['docs']: raise I3Error(f"data: the validation data {s['name']!r} have no text; give other --val_data")
 
-# %% ../nbs/02_data.ipynb #c073
+# %% ../nbs/02_data.ipynb #c074
 def prepare(
     spec: str,                       # data spec, see the table above
     tokenizer: ChunkTokenizer=None,  # None: one is trained on the training documents
@@ -733,7 +733,7 @@ def prepare(
         write_atomic(work/'meta.json', json.dumps(meta, indent=1) + '\n')
     return Prepared.load(final, reused=False)
 
-# %% ../nbs/02_data.ipynb #c090
+# %% ../nbs/02_data.ipynb #c091
 M64 = (1 << 64) - 1
 
 def mix(*numbers: int)->int:
@@ -760,7 +760,7 @@ def shuffled(
         i = l << half | r
         if i < n: return i
 
-# %% ../nbs/02_data.ipynb #c093
+# %% ../nbs/02_data.ipynb #c094
 PERIOD = 4096   # windows in a mixing period
 
 def mixing_pattern(
@@ -776,7 +776,7 @@ def mixing_pattern(
     flat = np.repeat(np.arange(len(weights)), count)
     return flat[[shuffled(i, len(flat), mix(seed, 1)) for i in range(len(flat))]]
 
-# %% ../nbs/02_data.ipynb #c096
+# %% ../nbs/02_data.ipynb #c097
 class Batches:
     "Endless training batches `(x, y)`, int64 (b, t), whose order is a pure function of the seed and the step."
     def __init__(self,
@@ -814,7 +814,7 @@ class Batches:
         key = mix(self.seed, 2, s, epoch)
         return s, epoch, key % len(self.streams[s]) + shuffled(i, self.per_epoch[s], key)*self.t
 
-# %% ../nbs/02_data.ipynb #c099
+# %% ../nbs/02_data.ipynb #c100
 @patch
 def at(self: Batches, step: int)->tuple:
     "Batch number `step` (this rank's rows): x, y, each (b/world, t)."
@@ -837,7 +837,7 @@ def epoch(self: Batches)->float:
     "How often the data were read: tokens served / tokens there."
     return self.next*self.b*self.t/sum(map(len, self.streams))
 
-# %% ../nbs/02_data.ipynb #c105
+# %% ../nbs/02_data.ipynb #c106
 @patch
 def identity(self: Batches)->dict:
     "What must be the same for a resumed run to see the same batches; sources by length and a sample of their ids."
@@ -856,7 +856,7 @@ def load_state_dict(self: Batches, state: dict):
         if state.get(k) != v: raise I3Error(f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={v}; use the same data and settings, or another --out')
     self.next = state['step']
 
-# %% ../nbs/02_data.ipynb #c108
+# %% ../nbs/02_data.ipynb #c109
 class EvalBatch(NamedTuple):
     "A batch of whole documents, or the next windows of the batch before."
     x: torch.Tensor     # (b, t) int64 inputs
@@ -907,7 +907,7 @@ def target_bytes(
     "How many bytes of lower-cased text the targets stand for."
     return int(np.asarray(byte_lengths)[y[y >= 0].numpy()].sum())
 
-# %% ../nbs/02_data.ipynb #c120
+# %% ../nbs/02_data.ipynb #c121
 def summary(p: Prepared)->dict:
     "What was prepared, as plain JSON: the folder, and documents, tokens, bytes per token and licence of each part."
     parts = []

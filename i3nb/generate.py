@@ -165,7 +165,7 @@ def _pieces(tokens, tokenizer, prompts, echo):
     for new in tokens: yield [s.push(new[r]) if r in new else '' for r, s in enumerate(streams)]
     yield [s.end() for s in streams]
 
-# %% ../nbs/08_generate.ipynb #c062
+# %% ../nbs/08_generate.ipynb #c063
 def generate(
     model: I3Model,
     tokenizer: ChunkTokenizer,
@@ -191,7 +191,7 @@ def generate(
     if stream: return pieces
     return [''.join(p) for p in zip(*pieces)] if many else ''.join(pieces)
 
-# %% ../nbs/08_generate.ipynb #c073
+# %% ../nbs/08_generate.ipynb #c074
 LARGE = ('weight_x', 'weight_h', 'in_proj.weight', 'select.weight', 'out_proj.weight', 'qkv.weight', 'out.weight', 'w1', 'w2', 'head.weight')
 
 def halve(
@@ -203,7 +203,7 @@ def halve(
            for name, p in model.named_parameters()}
     return copy.deepcopy(model, new)
 
-# %% ../nbs/08_generate.ipynb #c076
+# %% ../nbs/08_generate.ipynb #c077
 def say(text):
     "Print without a line end; what the terminal cannot show becomes `?`."
     code = getattr(sys.stdout, 'encoding', None) or 'utf-8'
@@ -221,7 +221,7 @@ def show_samples(pieces):
     except KeyboardInterrupt: say('\n')
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has gone
 
-# %% ../nbs/08_generate.ipynb #c077
+# %% ../nbs/08_generate.ipynb #c079
 @call_parse
 @user_errors
 def i3nb_generate(

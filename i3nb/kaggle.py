@@ -788,7 +788,7 @@ def knobs(
             except ValueError as e: raise I3Error(f'I3NB_{name.upper()}={value!r} is not a {kind.__name__}; unset it or mend it') from e
     return out
 
-# %% ../nbs/14_kaggle.ipynb #c088
+# %% ../nbs/14_kaggle.ipynb #c089
 class Session:
     "One run of the Kaggle notebook."
     def __init__(self,
@@ -831,7 +831,7 @@ class Session:
         there = checkpoints_below(self.places.input)
         return f'{len(there)} checkpoint{"s" if len(there) > 1 else ""} below the input folder: the newest good one of {self.plan.preset} is taken up' if there else ''
 
-# %% ../nbs/14_kaggle.ipynb #c090
+# %% ../nbs/14_kaggle.ipynb #c091
 from fastcore.basics import patch
 
 @patch
@@ -880,7 +880,7 @@ def start(self: Session,
     say(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
     return self.folder
 
-# %% ../nbs/14_kaggle.ipynb #c092
+# %% ../nbs/14_kaggle.ipynb #c093
 @patch
 def watch(self: Session, **options)->str:
     "The dashboard until training ends; should it fail, training is waited for all the same."
@@ -900,7 +900,7 @@ def finish(self: Session)->Path:
     if run.state == 'stopped': print('Stopped before its end: run the cells above to go on' + ('.' if 'model.safetensors' in files else '; the model is made at the end.'))
     return self.folder
 
-# %% ../nbs/14_kaggle.ipynb #c101
+# %% ../nbs/14_kaggle.ipynb #c102
 @call_parse
 @user_errors
 def i3nb_doctor(

@@ -98,7 +98,7 @@ def _softmax_form(low, wide):
         return loss.sum()
     return compiled
 
-# %% ../nbs/07_model.ipynb #c014
+# %% ../nbs/07_model.ipynb #c015
 class _LinearCrossEntropy(Function):
     "Mean cross-entropy of `x @ W.T + bias`, a slice of tokens at a time; gradients are made in the forward pass."
     ROWS, COLS = 1024, 4448   # tokens a slice; a processor sums over so many logits at a time, which its caches like better than all of them
@@ -139,7 +139,7 @@ def linear_cross_entropy(
     "Cross-entropy of the head's logits without ever holding more than a slice of them."
     return _LinearCrossEntropy.apply(x.to(W.dtype), W, bias, targets)
 
-# %% ../nbs/07_model.ipynb #c019
+# %% ../nbs/07_model.ipynb #c020
 @dataclass
 class I3Output:
     "What the model says of a batch."
@@ -186,7 +186,7 @@ class I3Model(nn.Module):
             for b in self.attn_layers: b.mixer.out.weight.mul_(shrink)
             for b in self.blocks: b.moe.w2.mul_(shrink)
 
-# %% ../nbs/07_model.ipynb #c021
+# %% ../nbs/07_model.ipynb #c022
 @patch
 def forward(self: I3Model,
     ids: torch.Tensor,                # (b, t) int64 token ids
@@ -209,7 +209,7 @@ def forward(self: I3Model,
         out.loss = out.lm_loss + self.cfg.balance_coef*out.balance + self.cfg.z_coef*out.z
     return out
 
-# %% ../nbs/07_model.ipynb #c023
+# %% ../nbs/07_model.ipynb #c024
 PIECES = {'embed': 'token embedding', 'norm1': 'layer norms', 'norm2': 'layer norms', 'moe.gate': 'expert gates', 'moe': 'experts',
     'mixer.weight_': 'GRU gates', 'mixer.bias': 'GRU gates', 'mixer.in_proj': 'in-projections', 'mixer.conv_': 'convolutions',
     'mixer.select': 'selection projections', 'mixer.dt_proj': 'step projections', 'mixer.A_log': 'A_log and D', 'mixer.D': 'A_log and D',
@@ -225,7 +225,7 @@ def count_pieces(model: nn.Module)->dict:
         counts[piece] = counts.get(piece, 0) + p.numel()
     return counts
 
-# %% ../nbs/07_model.ipynb #c036
+# %% ../nbs/07_model.ipynb #c037
 def save_tensors(tensors: dict, path: Path):
     "Write a safetensors file atomically."
     path = Path(path)
@@ -264,7 +264,7 @@ def from_pretrained(cls: I3Model, folder, device='cpu')->I3Model:
     model.load_state_dict(weights)
     return model.eval()
 
-# %% ../nbs/07_model.ipynb #c039
+# %% ../nbs/07_model.ipynb #c040
 def flops_per_token(cfg: I3Config)->int:
     "Floating-point operations of a training step, a token: six per active matrix weight, plus scan and attention windows."
     t = param_table(cfg)

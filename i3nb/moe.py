@@ -148,7 +148,7 @@ void add_up(const low *dx, const L *pos, f *out, L n, L k, L d) {
 }
 '''
 
-# %% ../nbs/06_moe.ipynb #c016
+# %% ../nbs/06_moe.ipynb #c017
 class _CompiledOps:
     "`_TorchOps` in C."
     def __init__(self, lib): self.lib = lib
@@ -181,7 +181,7 @@ def _ops(x, dtype):
     lib = compile_c(_C_OPS, (f'LOW={int(dtype == torch.bfloat16)}',)) if fits else None
     return _TorchOps if lib is None else _CompiledOps(lib)
 
-# %% ../nbs/06_moe.ipynb #c018
+# %% ../nbs/06_moe.ipynb #c019
 class ExpertFFN(torch.autograd.Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
     @staticmethod
@@ -217,7 +217,7 @@ class ExpertFFN(torch.autograd.Function):
             torch.mm(da, v1[e].t(), out=d_x)
         return ops.add_up(dx, pos, ctx.like.dtype), dweights, dw1, db1, dw2, db2, None, None
 
-# %% ../nbs/06_moe.ipynb #c023
+# %% ../nbs/06_moe.ipynb #c024
 def balance_loss(
     probs,  # (n, e) softmax over experts
     usage,  # (e,) share of all choices, sums to 1
@@ -231,7 +231,7 @@ def z_loss(
     "Router z-loss of ST-MoE: mean squared log-partition."
     return logits.logsumexp(-1).square().mean()
 
-# %% ../nbs/06_moe.ipynb #c026
+# %% ../nbs/06_moe.ipynb #c027
 class MoEAux(NamedTuple):
     "What the router did, for losses, plots and tests."
     balance: torch.Tensor  # scalar, see `balance_loss`

@@ -99,7 +99,7 @@ def _build(cc: str, source: str, flags: list, target: Path):
             subprocess.run(command, capture_output=True, timeout=120, check=True)
         os.replace(lib, target)
 
-# %% ../nbs/00b_native.ipynb #c008
+# %% ../nbs/00b_native.ipynb #c009
 @lru_cache
 def compile_c(
     source: str,       # C source; `C_PRELUDE` is put before it
@@ -118,7 +118,7 @@ def compile_c(
             return ctypes.CDLL(str(target))
         except (OSError, subprocess.SubprocessError): continue   # this compiler, or this PyTorch's threads, cannot do it: less, then
 
-# %% ../nbs/00b_native.ipynb #c010
+# %% ../nbs/00b_native.ipynb #c011
 def call(
     function,  # of a library that `compile_c` returned
     *args,     # contiguous tensors as pointers, int as long, float as float
@@ -131,7 +131,7 @@ def call(
         return ctypes.c_long(x) if isinstance(x, int) else ctypes.c_float(x)
     function(*map(plain, args))
 
-# %% ../nbs/00b_native.ipynb #c013
+# %% ../nbs/00b_native.ipynb #c014
 def keep_memory()->bool:
     "Let this process keep freed memory for its next use (glibc only); whether it could be set."
     try: mallopt = ctypes.CDLL(None).mallopt

@@ -132,7 +132,7 @@ def _matrices(t, parts: int):
     "A parameter as a stack (s, r, c); a view."
     return t.view(-1, t.shape[-2]//parts, t.shape[-1])
 
-# %% ../nbs/09_optim.ipynb #c025
+# %% ../nbs/09_optim.ipynb #c026
 class Muon(PlainOptimizer):
     "Momentum, orthogonalised (Keller Jordan, 2024), for matrices and stacks of them."
     def __init__(self,
@@ -159,7 +159,7 @@ class Muon(PlainOptimizer):
         stacks = [_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]
         for w, g, m in zip(*[s.unbind(0) if p.is_cpu else [s] for s in stacks]): _muon_update(w, g, m, group)
 
-# %% ../nbs/09_optim.ipynb #c026
+# %% ../nbs/09_optim.ipynb #c027
 _DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 
 def _muon_update(w, g, m, group):
@@ -172,7 +172,7 @@ def _muon_update(w, g, m, group):
     u = orthogonalize(g.lerp(m.to(g.dtype), mu), group['rounds'], dtype)
     w.mul_(keep).add_(u, alpha=-rate)
 
-# %% ../nbs/09_optim.ipynb #c028
+# %% ../nbs/09_optim.ipynb #c029
 _C_MUON = r'''
 /* m += (1-mu)(g-m); sums: (threads), squares of the direction g + mu (m-g) */
 void momentum(const f *g, low *m, f mu, f *sums, L n) {
@@ -207,7 +207,7 @@ def _compiled_update(lib, w, g, m, mu: float, rate: float, keep: float, rounds):
     Q = _short_factor(x, rounds, left)
     call(lib.apply, w, Q@x if left else x@Q, keep, rate, w.numel())
 
-# %% ../nbs/09_optim.ipynb #c033
+# %% ../nbs/09_optim.ipynb #c034
 _VECTORS = ('A_log', 'D', 'conv_weight', 'bias')
 _MATRICES = ('head', 'gate', 'router', 'dt_proj')
 
@@ -221,7 +221,7 @@ def param_kind(
     if p.ndim < 2 or path[-1] in _VECTORS or path[-1] in ('b1', 'b2'): return 'vector'
     return 'matrix' if set(path) & set(_MATRICES) else 'hidden'
 
-# %% ../nbs/09_optim.ipynb #c036
+# %% ../nbs/09_optim.ipynb #c037
 class LeanAdamW(PlainOptimizer):
     "AdamW (Loshchilov and Hutter, 2019) whose averages may be kept in a small type."
     def __init__(self,
@@ -255,7 +255,7 @@ def _adam_rows(w, g, m, v, step: int, group: dict):
     root = square.sqrt().div_((1-b2**step)**.5).add_(group['eps'])
     w.mul_(1 - lr*group['weight_decay']).addcdiv_(mean, root, value=-lr/(1-b1**step))
 
-# %% ../nbs/09_optim.ipynb #c039
+# %% ../nbs/09_optim.ipynb #c040
 class Optimizers:
     "Several optimizers behind the interface of one."
     def __init__(self, stages: dict):  # name of a part of the model -> its optimizers
@@ -291,7 +291,7 @@ class Optimizers:
         self.scale = state['scale']
         for o, s in zip(self.parts, state['parts']): o.load_state_dict(s)
 
-# %% ../nbs/09_optim.ipynb #c040
+# %% ../nbs/09_optim.ipynb #c041
 RECIPES = {
     'paper': dict(lr=3e-4, betas=(.9, .999), weight_decay=.01),
     'adamw': dict(lr=3e-3, betas=(.9, .95), weight_decay=.1),
@@ -317,7 +317,7 @@ def _stage(name: str)->str:
     "The part of the model whose gradients come together: 'blocks.i', or 'embed', or 'head' with the final norm."
     return '.'.join(name.split('.')[:2]) if name.startswith('blocks.') else 'embed' if name.startswith('embed.') else 'head'
 
-# %% ../nbs/09_optim.ipynb #c041
+# %% ../nbs/09_optim.ipynb #c043
 def build_optimizer(
     model,                 # its parameters' names decide, see `param_kind`
     recipe: str='muon',    # a key of `RECIPES`

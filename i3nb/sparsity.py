@@ -64,7 +64,7 @@ class ProgressiveSparsity:
 
     def __repr__(self): return f"step {self.steps}: {self.sparsity:.1%} of {self.total} heads off, aim {self.final:.0%} after step {self.warmup + self.ramp}"
 
-# %% ../nbs/10_sparsity.ipynb #c021
+# %% ../nbs/10_sparsity.ipynb #c022
 @patch
 def _watch(self: ProgressiveSparsity, layer: int):
     "A hook that adds up |o·dL/do| of each head of `layer` when the gradient comes by."
@@ -100,7 +100,7 @@ def prune(self: ProgressiveSparsity, n: int):
         if off >= n: return
         if left[i] > 1: self.layers[i].head_mask[h] = 0; left[i] -= 1; off += 1
 
-# %% ../nbs/10_sparsity.ipynb #c027
+# %% ../nbs/10_sparsity.ipynb #c028
 @patch
 def state_dict(self: ProgressiveSparsity) -> dict:  # step, masks and scores
     "What a checkpoint needs to continue."
@@ -114,7 +114,7 @@ def load_state_dict(self: ProgressiveSparsity, state: dict):
     self.steps = state["step"]
     for a, m, s, new in zip(self.layers, state["masks"], self.score, state["scores"]): a.head_mask.copy_(m); s.copy_(new)
 
-# %% ../nbs/10_sparsity.ipynb #c030
+# %% ../nbs/10_sparsity.ipynb #c031
 def _cut(
     a: MultiPatternAttention,
 ) -> int:  # heads left

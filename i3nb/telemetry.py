@@ -130,7 +130,7 @@ def bits_per_byte(
     if not n_bytes > 0: raise I3Error(f'bits_per_byte: n_bytes={n_bytes!r} must be positive; the text predicted was empty')
     return float(nll_nats_sum)/(math.log(2)*n_bytes)
 
-# %% ../nbs/11_telemetry.ipynb #c034
+# %% ../nbs/11_telemetry.ipynb #c035
 def _plain(x):
     "`x` as JSON can hold it: tensors and arrays as numbers and lists, NaN and infinities as None."
     if isinstance(x, (torch.Tensor, np.ndarray, np.generic)): x = x.tolist()
@@ -146,7 +146,7 @@ def metrics_line(
     if not isinstance(row.get('step'), (int, np.integer)): raise I3Error(f"metrics: step={row.get('step')!r} must be an integer; every row needs one")
     return json.dumps(_plain({**dict.fromkeys(METRIC_KEYS), **row}), allow_nan=False)
 
-# %% ../nbs/11_telemetry.ipynb #c037
+# %% ../nbs/11_telemetry.ipynb #c038
 def _parse(line: bytes)->dict|None:
     "The row that a line holds, NaN read as None; None for a line that holds none."
     try: row = json.loads(line, parse_constant=lambda _: None)
@@ -189,7 +189,7 @@ def read_metrics(
     "All rows of a metrics file."
     return MetricsTail(path).read()
 
-# %% ../nbs/11_telemetry.ipynb #c040
+# %% ../nbs/11_telemetry.ipynb #c041
 def to_columns(
     rows: list,  # from `read_metrics`
 )->dict:         # key -> float array, one entry a row, NaN where unknown; lists and texts are left out
@@ -198,7 +198,7 @@ def to_columns(
     def number(v): return float(v) if isinstance(v, (int, float)) else math.nan
     return {k: np.array([number(r.get(k)) for r in rows], dtype=float) for k in keys}
 
-# %% ../nbs/11_telemetry.ipynb #c043
+# %% ../nbs/11_telemetry.ipynb #c044
 class MetricsWriter:
     "Appends rows to `metrics.jsonl`."
     def __init__(self,
@@ -251,7 +251,7 @@ class MetricsWriter:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/11_telemetry.ipynb #c048
+# %% ../nbs/11_telemetry.ipynb #c049
 GB = 1e9   # bytes: decimal, as memory and disks are sold
 
 def _vm_hwm()->int|None:
@@ -304,7 +304,7 @@ class MemoryMeter:
         names = 'mem_allocated_gb mem_peak_gb mem_reserved_gb mem_reserved_peak_gb mem_total_gb'.split()
         return {k: None if v is None else v/GB for k, v in zip(names, (a, ap, r, rp, total))}
 
-# %% ../nbs/11_telemetry.ipynb #c055
+# %% ../nbs/11_telemetry.ipynb #c056
 def load_nvml():
     "NVML's binding, started, or None where the package, the driver or the card is missing."
     try:
@@ -318,7 +318,7 @@ def _ask(nvml, name: str, *args):
     try: return getattr(nvml, name)(*args)
     except Exception: return None
 
-# %% ../nbs/11_telemetry.ipynb #c059
+# %% ../nbs/11_telemetry.ipynb #c060
 def cuda_identity(
     index: int,      # torch's number of the card
 )->tuple:            # (UUID, PCI address); None for what is unknown, both before CUDA has started
@@ -354,7 +354,7 @@ def find_card(
     # a card that is known but not found gets no handle: no reading is better than another card's
     return None if tries else _visible_handle(nvml, index, os.environ.get('CUDA_VISIBLE_DEVICES') if visible is None else visible)
 
-# %% ../nbs/11_telemetry.ipynb #c062
+# %% ../nbs/11_telemetry.ipynb #c063
 class EnergyMeter(_Saved):
     "Energy of one card: from its counter where it has one, else power integrated over time."
     def __init__(self,
@@ -380,7 +380,7 @@ class EnergyMeter(_Saved):
     @property
     def wh(self): return None if self.joules is None else self.joules/3600
 
-# %% ../nbs/11_telemetry.ipynb #c065
+# %% ../nbs/11_telemetry.ipynb #c066
 _NO_READING = dict(gpu_temp_c=None, gpu_util=None, gpu_power_w=None)
 
 def card_reading(
@@ -397,7 +397,7 @@ def _over_cards(f, values: list):
     "`f` of the values, or None where there are none or one is unknown."
     return None if not values or None in values else f(values)
 
-# %% ../nbs/11_telemetry.ipynb #c067
+# %% ../nbs/11_telemetry.ipynb #c069
 class DeviceMonitor:
     "Temperature, utilisation, power and energy of one card or several, about once a second. Never raises."
     def __init__(self,
@@ -452,7 +452,7 @@ class DeviceMonitor:
     def __enter__(self): return self.start()
     def __exit__(self, *_): self.stop()
 
-# %% ../nbs/11_telemetry.ipynb #c076
+# %% ../nbs/11_telemetry.ipynb #c078
 class Telemetry:
     "Memory, device readings and elapsed time of a run, as keys of `metrics.jsonl`."
     def __init__(self,
@@ -491,7 +491,7 @@ class Telemetry:
     def __enter__(self): return self.start()
     def __exit__(self, *_): self.stop()
 
-# %% ../nbs/11_telemetry.ipynb #c079
+# %% ../nbs/11_telemetry.ipynb #c081
 THEMES = dict(
     light=dict(bg='white', fg='#222222', dim='#6b6b6b', grid='#e6e6e6', colors=('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')),
     dark=dict(bg='#16181d', fg='#e8e8e8', dim='#a0a0a0', grid='#33363d', colors=('#56B4E9', '#E69F00', '#2fc79a', '#CC79A7', '#F0E442', '#5b8def')),
@@ -530,7 +530,7 @@ def smooth_line(
     with np.errstate(all='ignore'): fit = np.where(det > 1e-9, (s2*t0 - s1*t1)/det, t0/s0)
     return np.where(ok, fit, np.nan)
 
-# %% ../nbs/11_telemetry.ipynb #c082
+# %% ../nbs/11_telemetry.ipynb #c084
 def _from_zero(ax, top=None):
     "Let the axis start at 0, whatever was drawn so far."
     most = max((np.nanmax(l.get_ydata(), initial=0) for l in ax.lines), default=0)
@@ -566,7 +566,7 @@ def panel_bpb(ax, c, x, colors, t):
     draw_line(ax, x, c['val_bits_per_byte'], sparse=True, color=colors[1], lw=1.4, ls='--')
     ax.set_title('Bits per byte (validation)')
 
-# %% ../nbs/11_telemetry.ipynb #c083
+# %% ../nbs/11_telemetry.ipynb #c085
 def panel_lr(ax, c, x, colors, t):
     "Learning rate: the upper half of a place it shares with the gradient norm."
     draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
@@ -596,7 +596,7 @@ def _panel(key, title, top=None):
     return f
 panel_temp, panel_util, panel_power = _panel('gpu_temp_c', 'GPU temperature (°C)'), _panel('gpu_util', 'GPU busy (%)', 105), _panel('gpu_power_w', 'GPU power (W)')
 
-# %% ../nbs/11_telemetry.ipynb #c086
+# %% ../nbs/11_telemetry.ipynb #c088
 def load_run(
     run,         # a run folder, a metrics file, or rows
 )->tuple:        # (name, columns)
@@ -637,7 +637,7 @@ def _axes(
     if gpu: at |= {panel_temp: grid[2, 0], panel_util: grid[2, 1], panel_power: grid[2, 2]}
     return {p: fig.add_subplot(g) for p, g in at.items()}
 
-# %% ../nbs/11_telemetry.ipynb #c088
+# %% ../nbs/11_telemetry.ipynb #c090
 def _time(s: float)->str:
     "Seconds as people read them."
     if s < 60: return f'{s:.1f} s'
@@ -665,7 +665,7 @@ def figure_bytes(
     Image.open(buf).convert('RGB').quantize(colors, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
     return small.getvalue()
 
-# %% ../nbs/11_telemetry.ipynb #c091
+# %% ../nbs/11_telemetry.ipynb #c093
 def _finish(panel, ax, t: dict, x: str, span: tuple, one: bool):
     "What an axes gets once all runs are drawn on it."
     from matplotlib.ticker import EngFormatter, MaxNLocator

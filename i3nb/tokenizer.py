@@ -436,7 +436,7 @@ def grouped(
         group.append(t); n += len(t)
     if group: yield group
 
-# %% ../nbs/01_tokenizer.ipynb #c046
+# %% ../nbs/01_tokenizer.ipynb #c047
 @patch
 def encode_batch(self: ChunkTokenizer,
     texts,      # iterable of strings
@@ -455,7 +455,7 @@ def encode(self: ChunkTokenizer,
     "Text to ids."
     return self.encode_batch([text])[0].tolist()
 
-# %% ../nbs/01_tokenizer.ipynb #c049
+# %% ../nbs/01_tokenizer.ipynb #c050
 def lenient(
     e: UnicodeDecodeError, # what the decoder stumbled over
 )->tuple:                  # (text to put there, where to go on)
@@ -467,7 +467,7 @@ def lenient(
 
 codecs.register_error('i3nb.lenient', lenient)
 
-# %% ../nbs/01_tokenizer.ipynb #c052
+# %% ../nbs/01_tokenizer.ipynb #c053
 def unfinished(
     data: bytes, # bytes of UTF-8
 )->int:          # how many bytes at its end begin a character that is not complete
@@ -495,7 +495,7 @@ class Stream:
         text, self.held = self.held.decode('utf-8', 'i3nb.lenient'), b''
         return self.case.apply(text) if self.case else text
 
-# %% ../nbs/01_tokenizer.ipynb #c055
+# %% ../nbs/01_tokenizer.ipynb #c056
 def raised(c):
     "The capital of a character, where that is a single one; else the character."
     u = c.upper()
@@ -522,7 +522,7 @@ class CaseState:
         self.left -= 1
         return raised(c)
 
-# %% ../nbs/01_tokenizer.ipynb #c057
+# %% ../nbs/01_tokenizer.ipynb #c058
 @patch
 def _mark_case(self: ChunkTokenizer, unit):
     unit = unit.replace('İ', 'i\u0307')
@@ -543,7 +543,7 @@ def _mark_segment(self: ChunkTokenizer, segment, caps):
     return [t for a, b in zip(edges, edges[1:])
             for t in [cap]*(a in caps or (a == 0 and start in caps)) + self._segments[segment[a:b]]]
 
-# %% ../nbs/01_tokenizer.ipynb #c059
+# %% ../nbs/01_tokenizer.ipynb #c060
 @patch
 def piece(self: ChunkTokenizer, id):
     "The bytes a token stands for; empty for specials."
@@ -567,7 +567,7 @@ def decode(self: ChunkTokenizer,
     s = self.stream()
     return ''.join([s.push(i) for i in ids] + [s.end()])
 
-# %% ../nbs/01_tokenizer.ipynb #c064
+# %% ../nbs/01_tokenizer.ipynb #c065
 def _chars(keys):  # (n,) -> (3, n) characters + 1, 0 where there is none
     return np.stack([keys >> np.uint64(i) & np.uint64(0x1fffff) for i in (0, 21, 42)]).astype(np.int64)
 
@@ -605,7 +605,7 @@ class CompiledCounter(PieceCounter):
             self._table(self.keys, self.counts)
         self.held = []
 
-# %% ../nbs/01_tokenizer.ipynb #c065
+# %% ../nbs/01_tokenizer.ipynb #c066
 @patch
 def _full(self: CompiledCounter): i = self.keys > 0; return self.keys[i], self.counts[i]
 
@@ -644,7 +644,7 @@ def worth(self: CompiledCounter, room, min_count=2)->Counter:
 
 def piece_counter(**kw): return (CompiledCounter if native() else PieceCounter)(**kw)
 
-# %% ../nbs/01_tokenizer.ipynb #c068
+# %% ../nbs/01_tokenizer.ipynb #c069
 @patch(cls_method=True)
 def train(cls: ChunkTokenizer,
     texts,                     # iterable of strings, read once
@@ -667,7 +667,7 @@ def train(cls: ChunkTokenizer,
     vocab = select(count.worth(vocab_size - least, min_count), vocab_size - least, min_count)
     return cls(*vocab, case_markers=bool(case_markers), info=dict(info, undercount=count.undercount))
 
-# %% ../nbs/01_tokenizer.ipynb #c071
+# %% ../nbs/01_tokenizer.ipynb #c072
 @patch
 def _rules(self: ChunkTokenizer):
     return dict(format=FORMAT, version=VERSION, case_markers=self.case_markers, specials=self.specials, chars=self.chars,
@@ -687,7 +687,7 @@ def save(self: ChunkTokenizer,
     about = dict(self._rules(), fingerprint=self.fingerprint, info=self.info)
     return write_atomic(Path(path)/FILE, json.dumps(about, ensure_ascii=False, indent=0) + '\n')
 
-# %% ../nbs/01_tokenizer.ipynb #c073
+# %% ../nbs/01_tokenizer.ipynb #c074
 def read_rules(
     path,    # the JSON file
 )->dict:
@@ -719,7 +719,7 @@ def load(cls: ChunkTokenizer,
         raise I3Error(f'{path} was changed after it was written (its fingerprint does not fit); restore the original file')
     return tok
 
-# %% ../nbs/01_tokenizer.ipynb #c076
+# %% ../nbs/01_tokenizer.ipynb #c077
 def byte_letters():
     "The letter by which Hugging Face's `ByteLevel` writes each byte."
     plain = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
