@@ -239,14 +239,12 @@ class MoEAux(NamedTuple):
     usage: torch.Tensor    # (e,) share of the choices per expert, sums to 1, detached
     probs: torch.Tensor    # (b, t, e) softmax over experts
 
-def _has_amx()->bool: return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
-
 class SparseMoE(nn.Module):
     "Top-k mixture of GELU experts: only the chosen compute, and no token is dropped."
-    def __init__(self, cfg: I3Config, tile: int|None=None):  # `tile`: see `round_rows`; None: 128 where the processor has AMX, else 1
+    def __init__(self, cfg: I3Config, tile: int|None=None):  # `tile`: see `round_rows`; None: 128 for products of 16 bits, 1 for others
         super().__init__()
         d, f, e = cfg.d_model, cfg.d_ff, cfg.n_experts
-        self.top_k, self.tile = cfg.top_k, tile or (128 if _has_amx() else 1)
+        self.top_k, self.tile = cfg.top_k, tile
         self.gate = nn.Linear(d, e, bias=False)
         self.w1, self.b1 = nn.Parameter(torch.empty(e, d, f)), nn.Parameter(torch.empty(e, f))
         self.w2, self.b2 = nn.Parameter(torch.empty(e, f, d)), nn.Parameter(torch.empty(e, d))
@@ -264,7 +262,7 @@ class SparseMoE(nn.Module):
         if rows.is_cuda:
             from i3nb.moe_gpu import tiled_experts, tiles_serve               # needs this module
             if tiles_serve(rows, dtype): return tiled_experts(rows, weights, *ps, experts, dtype)
-        groups = group_rows(experts, len(self.w1), self.tile)
+        groups = group_rows(experts, len(self.w1), self.tile or (1 if dtype.itemsize > 2 else 128))
         return ExpertFFN.apply(rows, weights, *ps, groups, dtype), groups.counts
 
     def forward(
