@@ -52,7 +52,8 @@ def environment(box, minutes):
     keep = {k: v for k, v in os.environ.items() if k not in ('HOME', 'PYTHONPATH', 'I3NB_SAMPLE', 'I3NB_CACHE', 'HF_HOME') and not k.startswith('I3NB_')}
     return keep | dict(KAGGLE_KERNEL_RUN_TYPE='Batch', I3NB_INPUT=str(box/'read only'/'input'), I3NB_WORKING=str(box/'working'), I3NB_SCRATCH=str(box/'scratch'),
         I3NB_PRESET='i3-tiny', I3NB_MINUTES=str(minutes), I3NB_DATA=str(box/'read only'/'input'/'data set'/'stories.jsonl'), I3NB_VAL_DATA=str(box/'read only'/'input'/'data set'/'held out.jsonl'),
-        I3NB_BATCH_SIZE='4', I3NB_ARGS='--eval_every 10 --eval_docs 4 --warmup 3 --seq_len 128', HF_HUB_OFFLINE='1')
+        I3NB_BATCH_SIZE='4', I3NB_ARGS='--eval_every 10 --eval_docs 4 --warmup 3 --seq_len 128', HF_HUB_OFFLINE='1',
+        I3NB_SESSION_HOURS='1000')      # a session is as old as the machine's first process, and this machine may be older than any session
 
 def interrupted(notebook, box, minutes, seconds=30):
     "Run the notebook until the cell that watches has lasted so long; then its kernel is gone, as when a session's page is lost"
