@@ -172,6 +172,21 @@ __device__ __forceinline__ void retreat(float (*g)[NN], float (*da)[NN], float (
     }
 }
 
+/* The token's sums over lanes: v into its rows of du's and ddelta's sums, vB and vC into my warp's part. */
+__device__ __forceinline__ void add_lanes(float *v, float *vB, float *vC, float *dus, float *dds, float (*part)[N], Me m) {
+    float r = fold<2*CC>(v, m.ln);
+    if (m.ln < CC) dus[m.cj + m.ln] = r;
+    else if (m.ln < 2*CC) dds[m.cj + m.ln - CC] = r;
+    #pragma unroll
+    for (int i = 0; i < NN; i++) {
+        #pragma unroll
+        for (int bit = LN; bit < 32; bit *= 2) {
+            vB[i] += __shfl_xor_sync(LANES, vB[i], bit);
+            vC[i] += __shfl_xor_sync(LANES, vC[i], bit);
+        }
+        if (m.lane < LN) { part[0][i*LN + m.ln] = vB[i]; part[1][i*LN + m.ln] = vC[i]; }
+    }
+}
 /* dB and dC of R tokens from t0 on: the warps' parts, added in order */
 __device__ __forceinline__ void add_warps(float (*part)[R][2][N], float *dBC, Me m, int t0, int T) {
     for (int k = m.tid; k < R*2*N; k += THREADS) {
@@ -228,18 +243,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
             for (int s = S - 1; s >= 0; s--) {
                 float vB[NN], vC[NN], v[2*CC];
                 retreat(g, da, h[s], h[s+1], a, us[s], ds[s], es[s], Bs[s], Cs[s], v, vB, vC, m);
-                float r = fold<2*CC>(v, m.ln);
-                if (m.ln < CC) dus[s][m.cj + m.ln] = r;
-                else if (m.ln < 2*CC) dds[s][m.cj + m.ln - CC] = r;
-                #pragma unroll
-                for (int i = 0; i < NN; i++) {
-                    #pragma unroll
-                    for (int bit = LN; bit < 32; bit *= 2) {
-                        vB[i] += __shfl_xor_sync(LANES, vB[i], bit);
-                        vC[i] += __shfl_xor_sync(LANES, vC[i], bit);
-                    }
-                    if (m.lane < LN) { part[m.warp][s%R][0][i*LN + m.ln] = vB[i]; part[m.warp][s%R][1][i*LN + m.ln] = vC[i]; }
-                }
+                add_lanes(v, vB, vC, dus[s], dds[s], part[m.warp][s%R], m);
                 if (s % R == 0) {
                     __syncthreads();
                     add_warps(part, dBC, m, t0 + s, T);
