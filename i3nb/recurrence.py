@@ -40,7 +40,8 @@ def gru_library(x, h, Wx, Wh, bias):
     d, kept, h, bias = x.shape[-1], h.dtype, h.to(Wx.dtype), bias.to(Wx.dtype)
     turn = lambda W: torch.cat([W[:1], -W[1:2], W[2:]])                    # no number from the host: a recorded step may not wait
     weights = [turn(Wx).view(3*d, d), turn(Wh).view(3*d, d), turn(bias).view(-1), torch.zeros_like(bias).view(-1)]
-    hs, last = torch._VF.gru(x, h[None], weights, True, 1, 0., False, False, True)
+    hs, last = torch._VF.gru(x, h[None], weights, has_biases=True, num_layers=1, dropout=0.,
+        train=torch.is_grad_enabled(), bidirectional=False, batch_first=True)
     return hs, last[0].to(kept)
 
 # %% ../nbs/04_recurrence.ipynb #c012
