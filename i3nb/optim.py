@@ -60,7 +60,7 @@ def _addmm(x, a, b, beta=1., alpha=1.):
 def _shorten(A):
     "`A` (…, n, n) with no eigenvalue above 1, its square, and the factor that took the matrix there of which `A` is the Gram matrix."
     square = A@A
-    s = torch.linalg.vector_norm(square.float(), dim=(-2, -1), keepdim=True).sqrt()*1.01 + 1e-7
+    s = (torch.linalg.vector_norm(square.float(), dim=(-2, -1), keepdim=True).sqrt()*1.01).clamp_min(1e-4)
     return (A/s).to(A.dtype), (square/s**2).to(A.dtype), s.rsqrt()
 
 def _short_factor(x, rounds, left: bool):
@@ -73,6 +73,10 @@ def _short_factor(x, rounds, left: bool):
         if i+1 < len(rounds): A = _addmm(A, B, A, beta=a); A = _addmm(A, B, A, beta=a)   # PPA = PAP: polynomials of A commute
     return (Q*factor).to(x.dtype)
 
+def _unit_scale(shape, norm):
+    "The factor that gives matrices of Frobenius norm `norm` the length r**.25, r their short side; a shorter one than 1e-18 stays short."
+    return min(shape[-2:])**.25/norm.clamp_min(1e-18)
+
 def orthogonalize(
     g,                     # (r, c), or a stack (…, r, c): each matrix by itself
     rounds=POLAR,          # a, b, c of each round
@@ -80,7 +84,8 @@ def orthogonalize(
 ):                         # like `g`, in `dtype`: singular vectors of `g`, singular values near 1
     "The nearest (semi-)orthogonal matrix, roughly: Muon's direction."
     left = g.shape[-2] <= g.shape[-1]
-    x = (g/(torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True) + 1e-30)).to(dtype)
+    norm = torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    x = (g.float()*_unit_scale(g.shape, norm)).to(dtype)
     Q = _short_factor(x, rounds, left)
     return Q@x if left else x@Q
 
@@ -203,7 +208,7 @@ def _muon_lib(w, g, m, dtype):
 def _compiled_update(lib, w, g, m, mu: float, rate: float, keep: float, rounds):
     sums, x, left = w.new_zeros(torch.get_num_threads()), torch.empty_like(w, dtype=torch.bfloat16), w.shape[0] <= w.shape[1]
     call(lib.momentum, g, m, mu, sums, w.numel())
-    call(lib.direction, g, m, mu, 1/(sums.sum().item()**.5 + 1e-30), x, w.numel())
+    call(lib.direction, g, m, mu, _unit_scale(w.shape, sums.sum().sqrt()).item(), x, w.numel())
     Q = _short_factor(x, rounds, left)
     call(lib.apply, w, Q@x if left else x@Q, keep, rate, w.numel())
 

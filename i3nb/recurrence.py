@@ -37,10 +37,12 @@ def gru_loop(
 # %% ../nbs/04_recurrence.ipynb #c010
 def gru_library(x, h, Wx, Wh, bias):
     "The same GRU through `torch`'s own kernel (cuDNN on a card): the update gate's sign is turned."
-    d, kept, h, bias = x.shape[-1], h.dtype, h.to(Wx.dtype), bias.to(Wx.dtype)
-    turn = lambda W: torch.cat([W[:1], -W[1:2], W[2:]])                    # no number from the host: a recorded step may not wait
-    weights = [turn(Wx).view(3*d, d), turn(Wh).view(3*d, d), turn(bias).view(-1), torch.zeros_like(bias).view(-1)]
-    hs, last = torch._VF.gru(x, h[None], weights, has_biases=True, num_layers=1, dropout=0.,
+    d, kept = x.shape[-1], h.dtype
+    turned = [part for W in (Wx, Wh, bias.to(Wx.dtype)) for part in (W[0], -W[1], W[2])]
+    packed = torch.cat([part.reshape(-1) for part in (*turned, torch.zeros_like(bias, dtype=Wx.dtype))])
+    matrices, vectors = packed.split([6*d*d, 6*d])
+    weights = [*matrices.view(2, 3*d, d).unbind(0), *vectors.view(2, 3*d).unbind(0)]
+    hs, last = torch._VF.gru(x, h.to(Wx.dtype)[None], weights, has_biases=True, num_layers=1, dropout=0.,
         train=torch.is_grad_enabled(), bidirectional=False, batch_first=True)
     return hs, last[0].to(kept)
 

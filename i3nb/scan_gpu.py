@@ -291,8 +291,8 @@ class _GpuScan(Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dhT):
-        (u, delta, A, B, C, D, kept), (c, n) = ctx.saved_tensors, ctx.saved_tensors[2].shape
-        b, t, _ = u.shape
+        u, delta, A, B, C, D, kept = ctx.saved_tensors                       # once: recomputation hands each out only once
+        (b, t, _), (c, n) = u.shape, A.shape
         du, ddelta = (delta.new_empty(u.shape) for _ in range(2))
         dA, dh0 = (kept.new_empty(b, c, n) for _ in range(2))
         dBC, inner = kept.new_empty(-(-c//_channels(n)), b, t, 2, n), kept.new_empty(b, KEEP//4, c, n)
