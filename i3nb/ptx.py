@@ -36,10 +36,10 @@ typedef int16_t s16; typedef int32_t s32; typedef int64_t s64;
 enum { OUTSIDE, MISALIGNED, RACE, UNKNOWN, UNWRITTEN, SHUFFLES, BARRIERS, ENDLESS };
 struct Finding { s64 offset; s32 kind, line, block, thread, other_block, other_thread, where, times; };
 struct Stop {};                                              // thrown to end a launch
-enum { KEPT = 64, LIMIT = 500, FUEL = 100000000 };
+enum { KEPT = 64, LIMIT = 500, FUEL = 5000000 };
 static Finding found[KEPT];
 static int findings, total, block, thread, epoch;            // epoch: barriers that the block has passed
-static long fuel;                                            // jumps that are left
+static long fuel;                                            // jumps that are left to the block
 
 static void report(int kind, int line, int where = -1, s64 offset = 0, s32 other = -1) {
     if (++total > LIMIT) throw Stop();
@@ -186,7 +186,7 @@ static bool pass_barrier() {                                 // false: all are d
 static void run_block(int (*kernel)(Thread *)) {
     std::fill(bodies.begin(), bodies.end(), 0xee);           // registers begin with anything
     for (int t = 0; t < threads; t++) { body(t)->pc = 0; states[t] = READY; }
-    epoch = 0;
+    epoch = 0; fuel = FUEL;
     do {
         while (std::count(states.begin(), states.end(), READY))
             for (int warp : shuffled(threads/32)) run_warp(warp, kernel);
@@ -231,7 +231,7 @@ extern "C" int run(const Shape *s, const char *args, const Given *given, int n, 
     unsigned mode = _mm_getcsr();
     _mm_setcsr(mode | 0x8040);                               // tiny numbers become 0, as with --use_fast_math on a card
 #endif
-    findings = total = block = thread = 0; fuel = FUEL; dice = s->seed*2654435761u + 88172645463325252u;
+    findings = total = block = thread = 0; dice = s->seed*2654435761u + 88172645463325252u;
     grid_x = s->grid_x; grid_y = s->grid_y; threads = s->threads; cut = s->cut; params = args;
     body_size = BODY_SIZES[s->kernel]; bodies.assign(body_size*threads, 0); states.assign(threads, READY);
     make_global(given, n);
@@ -498,7 +498,7 @@ def describe(
     kind, times = KINDS[f.kind], f' ({f.times} times)' if f.times > 1 else ''
     memory = f'tensor {f.where}' if f.where >= 0 else f'shared array {-2 - f.where}'
     place = '' if f.where == -1 else f' in {memory}, byte {f.offset}'
-    if kind == 'unwritten': return f'{kind}: tensor {f.where} from byte {f.offset} on{times}'
+    if kind == 'unwritten': return f'{kind}: tensor {f.where} from byte {f.offset} on, {2*f.times} bytes or more'
     other = f', after thread {f.other_thread} of block {f.other_block}' if f.other_thread >= 0 else ''
     line = f'line {f.line}: {lines[f.line-1].strip()}'
     return f'{kind}{place}: thread {f.thread} of block {f.block}{other}, {line}{times}'
