@@ -500,7 +500,7 @@ def describe(
     place = '' if f.where == -1 else f' in {memory}, byte {f.offset}'
     if kind == 'unwritten': return f'{kind}: tensor {f.where} from byte {f.offset} on, {2*f.times} bytes or more'
     other = f', after thread {f.other_thread} of block {f.other_block}' if f.other_thread >= 0 else ''
-    line = f'line {f.line}: {lines[f.line-1].strip()}'
+    line = f'line {f.line}: {" ".join(lines[f.line-1].split())}'
     return f'{kind}{place}: thread {f.thread} of block {f.block}{other}, {line}{times}'
 
 class KernelFault(RuntimeError):
