@@ -128,7 +128,7 @@ static u32 field(u32 x, u32 at, u32 n) { return shr(x, at & 255) & ((n & 255) < 
 # %% ../nbs/00d_ptx.ipynb #c014
 _THREADS = r'''
 enum { READY, WARP, BLOCK, DONE };
-struct Thread { int pc, line; u32 value, lane; };            // where it waits; what it gives in a shuffle and whose it takes
+struct Thread { int pc, line; u32 value, lane; };            // where it waits; gives to a shuffle; takes from
 static int block_x, block_y, grid_x, grid_y, threads, cut;   // cut: the number of the mutant that runs; see below
 static const char *params;                                   // the kernel's argument
 '''
