@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PEERS', 'PEER_MICRO', 'LOOP_MICRO', 'COMPONENTS', 'JOBS', 'MARKS', 'build_peer', 'peer_flops', 'peer_optimizer',
            'paper_way', 'Contender', 'make_contender', 'one_step', 'Stopwatch', 'timed', 'timed_parts',
-           'component_seconds', 'matmul_ceiling', 'device_name', 'peak_gb', 'in_child', 'run_rows', 'make_row',
-           'window_quality', 'parse_entry', 'seconds_to', 'at_mark', 'run_race', 'print_rows', 'print_race',
+           'component_seconds', 'matmul_ceiling', 'device_name', 'peak_gb', 'record', 'in_child', 'run_rows',
+           'make_row', 'window_quality', 'parse_entry', 'seconds_to', 'at_mark', 'run_race', 'print_rows', 'print_race',
            'i3nb_bench']
 
 # %% ../nbs/15_bench.ipynb #c003
@@ -24,6 +24,7 @@ from . import model as model_module, recurrence
 from .core import I3Config, I3Error, PRESETS, pick_device, pick_precision, seed_all, user_errors, write_atomic
 from .data import Batches, eval_batches, prepare, sample_data, target_bytes
 from .model import I3Model, flops_per_token
+from .graphs import GraphedStep
 from .native import keep_memory
 from .optim import Muon, Optimizers, RECIPES, build_optimizer, clip_gradients, lr_scale
 from .scan import scan_loop
@@ -122,6 +123,7 @@ class Contender:
     recipe: str
     nll: Callable           # (x, y) -> mean cross-entropy in nats a token; targets -100 are ignored
     loss: Callable          # (x, y) -> what to minimise
+    recorded: Callable=None # (x, y) -> dict with `loss`; forward and backward as one recording, as our trainer does it on a card
 
 def make_contender(
     name: str,              # see above
@@ -157,17 +159,23 @@ def one_step(
     mark=lambda part: None,  # told which part of the step begins
 )->float:                    # loss
     "Forward, backward, clipping, optimizer."
-    total = 0.
-    for xs, ys in zip(x.split(c.micro), y.split(c.micro)):
-        with autocast(x.device, precision): loss = c.loss(xs, ys)
-        (loss*(len(xs)/len(x))).backward()
-        total += loss.item()*len(xs)/len(x)
+    if c.recorded: total = c.recorded(x, y)['loss'].item()
+    else: total = _gradients(c, x, y, precision)
     mark('clipping')
     clip_gradients(c.model.parameters(), 1.)
     mark('optimizer')
     c.optimizer.step()
     c.optimizer.zero_grad(set_to_none=True)
     mark('rest')
+    return total
+
+def _gradients(c: Contender, x, y, precision: str)->float:
+    "Forward and backward, in micro-batches; the loss."
+    total = 0.
+    for xs, ys in zip(x.split(c.micro), y.split(c.micro)):
+        with autocast(x.device, precision): loss = c.loss(xs, ys)
+        (loss*(len(xs)/len(x))).backward()
+        total += loss.item()*len(xs)/len(x)
     return total
 
 # %% ../nbs/15_bench.ipynb #c025
@@ -301,6 +309,14 @@ def peak_gb(device='cpu')->float:
 
 def _say(**line): print(json.dumps(line), flush=True)
 
+def record(c: Contender, precision: str)->GraphedStep:
+    "Our step as the trainer takes it on a card: recorded once, replayed from then on."
+    def step(x, y):
+        with autocast(x.device, precision): loss = c.loss(x, y)
+        loss.backward()
+        return dict(loss=loss.detach())
+    return GraphedStep(step, c.model.parameters(), next(c.model.parameters()).device)
+
 def _timed_step(c, x, y, precision)->float:
     "Seconds of one step."
     start = time.perf_counter()
@@ -316,6 +332,7 @@ def _row(spec: dict)->dict:
     precision = pick_precision(device, spec['precision'])
     b, t, v = spec['batch_size'], spec['seq_len'], spec['vocab_size']
     c = make_contender(spec['name'], v, b, t, spec['recipe'], device=device)
+    if device.type == 'cuda' and isinstance(c.model, I3Model) and c.micro == b: c.recorded = record(c, precision)
     ids, seconds, begin = torch.randint(v, (b, t+1), device=device), [], time.perf_counter()
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     with paper_way() if spec['name'].endswith('/loop') else nullcontext():
@@ -324,6 +341,7 @@ def _row(spec: dict)->dict:
         while len(seconds) < spec['steps'] and (not seconds or time.perf_counter()-begin < spec['budget_s']):
             seconds.append(_timed_step(c, x[:rows], y[:rows], precision)*b/rows); _say(step=seconds[-1])
     memory = peak_gb(device)                                              # before the watched steps
+    c.recorded = None                                                     # a recording has no parts to watch
     parts = component_seconds(c, x, y, precision, 2) if spec['components'] and isinstance(c.model, I3Model) else None
     return dict(params=sum(p.numel() for p in c.model.parameters()), flops_per_token=c.flops, micro_batch=c.micro, precision=precision,
         recipe=c.recipe, sequences=rows, seconds=seconds, mem_peak_gb=memory, components=parts)

@@ -176,29 +176,49 @@ class Muon(PlainOptimizer):
 
     def new_state(self, p, group: dict): return dict(momentum=torch.zeros_like(p, dtype=group['momentum_dtype']))
 
-    def update(self, p, state: dict, group: dict):
-        "One step for `p`. Matrix by matrix a CPU's caches serve better; a GPU wants the batch."
-        stacks = [_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]
-        for w, g, m in zip(*[s.unbind(0) if p.is_cpu else [s] for s in stacks]): _muon_update(w, g, m, group)
-
-    team = None   # (rank, size, type of the products) of the processes that share the work
+    team = None          # (rank, size, type of the products) of the processes that share the work
+    batched = None       # whether parameters of one shape are one batch of products; None: on a card, and in a team
 
     @torch.no_grad()
     def step(self):
-        "One step for every parameter that has a gradient; in a team each process finds the directions of every n-th."
-        if self.team is None: return super().step()
+        "One step for every parameter that has a gradient."
+        if not (self.batched or self.team or any(p.is_cuda for p in self.params)): return super().step()
         self.make_states()
-        todo, jobs = [(p, g) for g in self.param_groups for p in g['params'] if p.grad is not None], []
-        for i, (p, group) in enumerate(todo):
-            owner, dtype = i % self.team[1], group['ns_dtype'] or self.team[2]
-            g, m, mu = p.grad, self.state[p]['momentum'], group['momentum']
-            _take_in(g, m, mu)
-            if owner == self.team[0]: u = orthogonalize(_matrices(_look_ahead(g, m, mu), group['parts']), group['rounds'], dtype).contiguous()
-            else: u = torch.empty_like(_matrices(p, group['parts']), dtype=dtype, memory_format=torch.contiguous_format)
-            jobs.append((p, group, u, dist.broadcast(u.view(torch.uint8), owner, async_op=True)))   # bytes: every backend knows them
-        for p, group, u, sent in jobs:
-            sent.wait()
-            _move(_matrices(p, group['parts']), u, group)
+        moves = [(ps, group, self._directions(i, ps, group)) for i, (ps, group) in enumerate(self._batches())]
+        for ps, group, (u, sent) in moves:
+            if sent: sent.wait()
+            rate, keep = _rate(_matrices(ps[0], group['parts']), group)
+            torch._foreach_mul_(ps, keep)
+            torch._foreach_add_(ps, [v.view_as(p) for v, p in zip(u.to(ps[0].dtype).chunk(len(ps)), ps)], alpha=-rate)
+
+    def update(self, p, state: dict, group: dict):
+        "One step for `p`, matrix by matrix, as a CPU's caches like it."
+        stacks = [_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]
+        for w, g, m in zip(*[s.unbind(0) for s in stacks]): _muon_update(w, g, m, group)
+
+    def _batches(self, most: int=2**26)->list:
+        "Pairs of parameters of one shape and their group, of at most `most` numbers together."
+        alike = {}
+        for group in self.param_groups:
+            for p in group['params']:
+                if p.grad is not None: alike.setdefault((id(group), p.shape, p.dtype, p.device), (group, []))[1].append(p)
+        few = lambda ps: max(1, most//ps[0].numel())
+        return [(ps[i:i+few(ps)], group) for group, ps in alike.values() for i in range(0, len(ps), few(ps))]
+
+    def _directions(self, i: int, ps: list, group: dict)->tuple:
+        "Batch `i`'s directions (matrices, r, c), and in a team the broadcast that brings them: process i of n finds every n-th batch's."
+        mu, grads, ms = group['momentum'], [p.grad for p in ps], [self.state[p]['momentum'] for p in ps]
+        if ms[0].dtype == grads[0].dtype: torch._foreach_lerp_(ms, grads, 1-mu)
+        else: [_take_in(g, m, mu) for g, m in zip(grads, ms)]
+        rank, size, shared = self.team or (0, 1, None)
+        dtype, owner = group['ns_dtype'] or shared or _DTYPES[pick_precision(ps[0].device)], i % size
+        if owner == rank:
+            ahead = [_matrices(_look_ahead(g, m, mu), group['parts']) for g, m in zip(grads, ms)]
+            u = orthogonalize(torch.cat(ahead), group['rounds'], dtype).contiguous()
+        else:
+            one = _matrices(ps[0], group['parts'])
+            u = one.new_empty(len(ps)*len(one), *one.shape[1:], dtype=dtype)
+        return u, dist.broadcast(u.view(torch.uint8), owner, async_op=True) if self.team else None   # bytes: every backend knows them
 
 # %% ../nbs/09_optim.ipynb #c027
 _DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
