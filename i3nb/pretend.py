@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TINY', 'cannot_pretend', 'load_shim', 'current_card', 'OnCard', 'check_devices', 'check_capability', 'wait_kind',
            'place', 'PretendedCard', 'cuda_answers', 'Recording', 'StandIn', 'stand_in_gru', 'stand_in_attention',
-           'race_outcome', 'replacements', 'Trained', 'train_steps']
+           'race_outcome', 'replacements', 'Trained', 'train_steps', 'run_world']
 
 # %% ../nbs/16_pretend.ipynb #c003
 import contextlib, ctypes, functools, hashlib, json, os, shutil, socket, subprocess, sys, tempfile
@@ -133,7 +133,8 @@ def check_devices(name: str, tensors: list):
     if name in _MAY_MIX or not any(isinstance(x, OnCard) for x in tensors): return
     for x in tensors:
         if isinstance(x, OnCard) or not x.dim(): continue
-        raise RuntimeError(f'{name}: expected all tensors on the card, but one of shape {tuple(x.shape)} is on the processor')
+        where = f'one of shape {tuple(x.shape)} is on the processor'
+        raise RuntimeError(f'{name}: expected all tensors on the card, but {where}')
 
 # %% ../nbs/16_pretend.ipynb #c020
 def check_capability(name: str, tensors: list, capability: tuple):
@@ -448,7 +449,7 @@ def __exit__(self: PretendedCard, *why): return self.stack.__exit__(*why)
 
 # %% ../nbs/16_pretend.ipynb #c060
 TINY = dict(vocab_size=300, d_model=32, n_hybrid=1, n_attn=1, n_heads=2, d_inner=16, d_state=8, d_ff=64,
-    context=16, window=8, chunk=8)
+    context=8, window=4, chunk=4)
 
 class Trained(NamedTuple):
     "What a few steps showed."
@@ -479,3 +480,41 @@ def train_steps(
             seen.losses.append(row['loss'])
             seen.waits.append(Counter(waits))
     return seen
+
+# %% ../nbs/16_pretend.ipynb #c070
+def _rank():
+    "What a process of `run_world` does."
+    job, rank = json.loads(os.environ['I3NB_JOB']), int(os.environ['RANK'])
+    with PretendedCard(job['capability'], rank):
+        seen = train_steps('cuda', Prepared.load(job['data']), f"{job['out']}-{rank}", **job['how'])
+        seen.trainer.world.close()
+    print(json.dumps(dict(losses=seen.losses, waits=seen.waits)))
+
+def _free_port()->int:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def run_world(
+    capability: tuple,
+    data: Prepared,
+    out: Path,
+    size: int=2,   # processes, with a card each
+    **how,         # further arguments of `train_steps`
+)->list:           # `losses` and `waits` of each
+    "Train on several pretended cards."
+    program = 'from i3nb.pretend import _rank; _rank()'
+    command = [sys.executable, '-W', 'error:this step cannot be recorded', '-c', program]
+    common = dict(WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_free_port()), OMP_NUM_THREADS='1')
+    common['PYTHONPATH'] = os.pathsep.join([str(Path(i3nb.__file__).parent.parent), os.environ.get('PYTHONPATH', '')])
+    common['I3NB_JOB'] = json.dumps(dict(capability=capability, data=str(data.path), out=str(out), how=how))
+    def start(i):
+        env = {**os.environ, **common, 'RANK': str(i), 'LOCAL_RANK': str(i)}
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ranks = [start(i) for i in range(size)]
+    try: said = [rank.communicate(timeout=300) for rank in ranks]
+    finally:
+        for rank in ranks: rank.kill()
+    for rank, (_, errors) in zip(ranks, said):
+        if rank.returncode: raise RuntimeError(f'a process of the world failed: {errors[-2000:]}')
+    return [json.loads(text.splitlines()[-1]) for text, _ in said]
