@@ -269,7 +269,7 @@ def cuda_answers(card: PretendedCard)->dict:
         device_count=_always(index + 1), current_device=_always(index),
         get_device_capability=_always(card.capability), get_device_name=_always('pretended'),
         get_device_properties=_always(facts),
-        get_arch_list=_always([f'sm_{major}{minor}']), is_bf16_supported=_always(card.capability >= (8, 0)),
+        get_arch_list=_always([f'sm_{major}{minor}']), is_bf16_supported=_always(True),
         get_rng_state=lambda *_: torch.get_rng_state(), synchronize=lambda *_: card.wait('synchronize'),
         device=lambda _: contextlib.nullcontext(), device_of=lambda _: contextlib.nullcontext(),
         Stream=_Stream, current_stream=_always(_Stream()), stream=lambda _: contextlib.nullcontext(),
