@@ -75,10 +75,11 @@ def softmax_gradient_gpu(
     (rows, v), defines = p.shape, (low_define(p.dtype),)
     scale = scale.float() if isinstance(scale, torch.Tensor) else bias.new_full((), scale)
     loss, stats, parts = bias.new_empty(rows), bias.new_empty(rows, 2), bias.new_empty(-(-rows//64), v)
-    tensors = [p, bias, y.contiguous(), scale, loss, stats, parts]
-    launch(HEAD_SOURCE, defines, 'row_stats', (rows, 1), 256, tensors, v, rows)
+    inputs = [p, bias, y.contiguous(), scale]
+    launch(HEAD_SOURCE, defines, 'row_stats', (rows, 1), 256, inputs, v, rows, outs=[loss, stats])
     if db is not None:
-        launch(HEAD_SOURCE, defines, 'gradient', (-(-v//256), len(parts)), 256, tensors, v, rows)
+        grid = -(-v//256), len(parts)
+        launch(HEAD_SOURCE, defines, 'gradient', grid, 256, [*inputs, loss, stats], v, rows, outs=[parts])
         db += parts.sum(0)
     return loss.sum()
 

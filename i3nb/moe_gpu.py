@@ -253,31 +253,41 @@ OPS_SOURCE = _FORWARD_OPS + _BACKWARD_OPS
 class _CudaOps:
     "`_TorchOps` in CUDA C; parameters, weights and `x` in fp32."
     @staticmethod
-    def _go(name, grid, low, tensors, *numbers): launch(OPS_SOURCE, (low_define(low.dtype),), name, grid, 256, [t.contiguous() for t in tensors], *numbers)
+    def _go(name, grid, low, tensors, outs, *numbers):
+        "Start a kernel for numbers of `low`'s type: `tensors` hold something, `outs` are made."
+        tensors = [t.contiguous() for t in tensors]
+        launch(OPS_SOURCE, (low_define(low.dtype),), name, grid, 256, tensors, *numbers, outs=outs)
     @classmethod
     def gather(cls, x, src, dtype):
         out = x.new_empty(len(src), x.shape[1], dtype=dtype)
-        cls._go('gather', (len(src), 1), out, [x, src, out], x.shape[1]); return out
+        cls._go('gather', (len(src), 1), out, [x, src], [out], x.shape[1])
+        return out
     @classmethod
     def bias_gelu(cls, a, b1, tiles):
         h = torch.empty_like(a)
-        cls._go('bias_gelu', (len(a), 1), a, [a, b1, tiles.expert, h], a.shape[1], len(a)//len(tiles.expert)); return h
+        cls._go('bias_gelu', (len(a), 1), a, [a, b1, tiles.expert], [h], a.shape[1], len(a)//len(tiles.expert))
+        return h
     @classmethod
     def gelu_backward(cls, a, dh, tiles):
         h, sums = torch.empty_like(a), a.new_empty(len(tiles.expert), a.shape[1], dtype=torch.float32)
-        cls._go('gelu_backward', (-(-a.shape[1]//256), len(sums)), a, [a, dh, h, sums], a.shape[1], len(a)//len(sums)); return dh, h, sums
+        grid = -(-a.shape[1]//256), len(sums)
+        cls._go('gelu_backward', grid, a, [a, dh], [h, sums], a.shape[1], len(a)//len(sums))
+        return dh, h, sums
     @classmethod
     def combine(cls, y, tiles, experts, weights, b2):
         out = y.new_empty(len(weights), y.shape[1])
-        cls._go('combine', (len(out), 1), y, [y, tiles.pos, experts, weights, b2, out], y.shape[1], weights.shape[1]); return out
+        cls._go('combine', (len(out), 1), y, [y, tiles.pos, experts, weights, b2], [out], y.shape[1], weights.shape[1])
+        return out
     @classmethod
     def spread(cls, dout, y, tiles, experts, weights, b2):
-        dy, dw = torch.zeros_like(y), weights.new_empty(weights.shape)
-        cls._go('spread', tuple(weights.shape), y, [dout, y, tiles.pos, experts, weights, b2, dy, dw], y.shape[1], weights.shape[1]); return dy, dw
+        dy, dw, (n, k) = torch.zeros_like(y), weights.new_empty(weights.shape), weights.shape
+        cls._go('spread', (n, k), y, [dout, y, tiles.pos, experts, weights, b2, dy], [dw], y.shape[1], k)
+        return dy, dw
     @classmethod
     def add_up(cls, dx, tiles, dtype):
         out = dx.new_empty(len(tiles.pos), dx.shape[1], dtype=torch.float32)
-        cls._go('add_up', (len(out), 1), dx, [dx, tiles.pos, out], dx.shape[1], tiles.pos.shape[1]); return out.to(dtype)
+        cls._go('add_up', (len(out), 1), dx, [dx, tiles.pos], [out], dx.shape[1], tiles.pos.shape[1])
+        return out.to(dtype)
 
 # %% ../nbs/06b_moe_gpu.ipynb #c032
 class TiledFFN(Function):

@@ -8,7 +8,7 @@ __all__ = ['TINY', 'cannot_pretend', 'load_shim', 'current_card', 'OnCard', 'che
            'race_outcome', 'replacements', 'Trained', 'train_steps', 'run_world']
 
 # %% ../nbs/16_pretend.ipynb #c003
-import contextlib, ctypes, functools, hashlib, json, os, shutil, socket, subprocess, sys, tempfile
+import contextlib, ctypes, functools, hashlib, json, os, socket, subprocess, sys, tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import i3nb
 from . import cuda_c, forms, head_gpu, moe_gpu, scan_gpu
 from .core import I3Config
-from .cuda_c import Emulator as Runner    # what runs the kernels
 from .data import Prepared
 from .native import _cache_dir
+from .ptx import Runner, lacking
 from .telemetry import MetricsWriter
 from .trainer import Trainer, TrainSettings, World
 
@@ -60,7 +60,7 @@ def cannot_pretend()->str:
     "Why this machine cannot pretend to have a card; '' if it can."
     if torch.version.cuda or torch.version.hip: return 'this PyTorch was built for a card'
     if os.name != 'posix': return 'the system is not like Unix'
-    return '' if shutil.which('g++') else 'there is no g++'
+    return f'there is no {lacking()}' if lacking() else ''
 
 def _build_shim(target: Path):
     "Compile the shim against PyTorch's headers."
@@ -104,6 +104,8 @@ class OnCard(torch.Tensor):
     def data_ptr(self): return self.inner.data_ptr()
 
     def tolist(self): return self.cpu().tolist()
+
+    def __reduce_ex__(self, protocol): return self.inner.__reduce_ex__(protocol)    # saved as the processor's
 
     def __repr__(self, **_): return f'OnCard({self.inner!r})'
 
@@ -404,10 +406,10 @@ class _Launcher:
     "Passes launches on to what runs them, and counts or records them."
     def __init__(self, card: PretendedCard, runner): self.card, self.runner = card, runner
 
-    def launch(self, *what):
-        self.card.launches[getattr(what[0], 'name', None) or what[3]] += 1
-        if self.card.recording: self.card.recording.steps.append(lambda: self.runner.launch(*what))
-        else: self.runner.launch(*what)
+    def launch(self, run):
+        self.card.launches[run.name] += 1
+        if self.card.recording: self.card.recording.steps.append(lambda: self.runner.launch(run))
+        else: self.runner.launch(run)
 
 def _through_gloo(real):
     "`dist.init_process_group` without NCCL."

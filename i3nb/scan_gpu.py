@@ -267,11 +267,13 @@ CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _RETREAT + _BACKWARD
 # %% ../nbs/03b_scan_gpu.ipynb #c027
 def _launch_cuda(
     name: str,      # 'forward' or 'backward'
-    tensors: list,  # contiguous, fp32, in the kernel's order
+    tensors: list,  # contiguous, fp32, in the kernel's order: what it reads, what it makes, what it uses in between
 ):
     "Start a kernel of `CUDA_SOURCE` on the current stream."
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
-    launch(CUDA_SOURCE, ('LOW=0', f'N={n}'), f'scan_{name}', (-(-c//_channels(n)), b), 256, tensors, t, c)
+    made, used = dict(forward=(7, 10), backward=(9, 14))[name]           # where those begin
+    grid, groups = (-(-c//_channels(n)), b), dict(outs=tensors[made:used], scratch=tensors[used:])
+    launch(CUDA_SOURCE, ('LOW=0', f'N={n}'), f'scan_{name}', grid, 256, tensors[:made], t, c, **groups)
 
 # %% ../nbs/03b_scan_gpu.ipynb #c029
 _LOG2E = 1.4426950408889634
