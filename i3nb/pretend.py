@@ -476,7 +476,7 @@ def train_steps(
     with MetricsWriter(Path(out)/'metrics.jsonl') as metrics:
         for _ in range(steps):
             waits.clear()
-            trainer._more(False)
+            trainer._more(SimpleNamespace(asked=None))
             row = trainer.train_step()
             metrics.write(**row)
             seen.losses.append(row['loss'])
