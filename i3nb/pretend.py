@@ -133,6 +133,8 @@ def _tensors(x)->list: return [y for y in _leaves(x) if isinstance(y, torch.Tens
 
 def _inner(x): return x.inner if isinstance(x, OnCard) else x
 
+def _where(x: torch.Tensor)->int: return x.untyped_storage().data_ptr()
+
 # %% ../nbs/16_pretend.ipynb #c017
 _MAY_MIX = ('copy_', '_to_copy', 'index', 'index_put_', '_index_put_impl_')
 
@@ -207,6 +209,7 @@ class PretendedCard:
         self.waits = Counter()     # 'file.function: kind' -> how often
         self.types = Counter()     # (operation, type of a result) -> how often
         self.launches = Counter()  # kernel -> how often
+        self.sent = set()          # where tensors lie that went through a collective
         self.recording = None
 
     def run(self, func, args, kwargs):
@@ -216,12 +219,17 @@ class PretendedCard:
         on_card = [x for x in tensors if isinstance(x, OnCard)]
         if not on_card and to != 'cuda': return func(*args, **kwargs)
         check_devices(name, tensors)
-        if kind := wait_kind(name, args, kwargs): self.wait(kind)
+        if func.namespace == 'c10d': self.sent.update(_where(_inner(x)) for x in tensors)
+        if (kind := wait_kind(name, args, kwargs)) and not self.came_back(name, args): self.wait(kind)
         if to == 'cuda': kwargs['device'] = torch.device('cpu')
         f, writes = _AS_ON_CARD.get(func, func), func._schema.is_mutable
         out = self.compute(f, writes, _each(_inner, args), _each(_inner, kwargs))
         check_capability(name, [*tensors, *_tensors(out)], self.capability)
         return out if to == 'cpu' else self.wrap(name, out, on_card)
+
+    def came_back(self, name: str, args)->bool:
+        "Whether this copies a collective's result, which is a plain tensor from gloo, but on the card from NCCL."
+        return name == 'copy_' and _where(_inner(args[1])) in self.sent
 
     def wrap(self, name, out, on_card: list):
         "Results as tensors of the card; what is an inner tensor of `on_card` already keeps its wrapper."
@@ -284,8 +292,6 @@ def cuda_answers(card: PretendedCard)->dict:
         is_current_stream_capturing=lambda: card.recording is not None, CUDAGraph=Recording, graph=card.record)
 
 # %% ../nbs/16_pretend.ipynb #c037
-def _where(x: torch.Tensor)->int: return x.untyped_storage().data_ptr()
-
 class Recording:
     "Work that can be done again: stands in for `torch.cuda.CUDAGraph`."
     def __init__(self): self.steps, self.made, self.overwritten, self.spoiled = [], {}, [], None
