@@ -7,7 +7,7 @@ __all__ = ['CUDA_PRELUDE', 'ARCHS', 'known_archs', 'nvrtc', 'compile_cuda', 'Arg
            'needs_everywhere', 'print_needs', 'Launch', 'Driver', 'driven_by', 'launch']
 
 # %% ../nbs/00c_cuda.ipynb #c003
-import ctypes, re, sys
+import ctypes, itertools, re, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -126,6 +126,7 @@ class Needs(NamedTuple):
     spilled: int    # bytes of a thread that did not fit into registers
     shared: int     # bytes of a block
 
+_fresh = itertools.count(time.time_ns())
 _REPORT = re.compile(r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers([^\n]*)", re.S)
 
 def kernel_needs(
@@ -134,7 +135,8 @@ def kernel_needs(
     defines: tuple, # its macros
 )->dict:            # name -> `Needs`; raises RuntimeError where the source does not compile
     "Compile for a card and read what the assembler says about each kernel."
-    _, log = compile_cuda(source, arch, defines, ('--use_fast_math', '--ptxas-options=-v'))
+    fresh = f'FRESH={next(_fresh)}'                       # newer compilers keep results, and say nothing when they find one
+    _, log = compile_cuda(source, arch, (*defines, fresh), ('--use_fast_math', '--ptxas-options=-v'))
     shared = lambda line: int((re.search(r'(\d+) bytes smem', line) or [0, 0])[1])
     return {name: Needs(int(regs), int(spill), shared(line)) for name, spill, regs, line in _REPORT.findall(log)}
 

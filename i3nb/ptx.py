@@ -514,9 +514,10 @@ class Runner:
     "Within it, `launch` runs kernels on tensors of the processor, and raises `KernelFault` where one misbehaves."
     def __init__(self,
         seed: int=0,            # another seed, another order of blocks, warps and lanes
-        arch: str='compute_75', # the card that the compiler has in mind
+        arch: str='compute_75', # the card that the compiler has in mind; compute_75 where no compiler here knows it
         cut: int=-1,            # the check to leave out, for a source from `mutants`
     ):
+        arch = arch if nvrtc(arch) else 'compute_75'
         self.seed, self.arch, self.cut, self.launches = seed, arch, cut, Counter()
 
     def launch(self, run: Launch):

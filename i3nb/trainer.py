@@ -363,14 +363,14 @@ def card_jobs(
     device: torch.device,  # a CUDA device
     precision: str,        # 'fp32', 'bf16' or 'fp16'
 )->list:                   # of `Job`
-    "Every choice of a form that a training step on a card makes."
+    "Every choice of a form that training on a card makes: in its steps, and in fp32 for the stories between them."
     from i3nb.head_gpu import head_job
     from i3nb.moe_gpu import experts_job, ops_job
     from i3nb.recurrence import gru_job
     from i3nb.scan_gpu import scan_job
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[precision]
-    low = [job(device, dtype) for job in (experts_job, ops_job, head_job)]
-    return [scan_job(device, cfg.d_state), gru_job(device, precision == 'fp16'), *low]
+    typed = [job(device, kind) for kind in {dtype, torch.float32} for job in (experts_job, ops_job)]
+    return [scan_job(device, cfg.d_state), gru_job(device, precision == 'fp16'), head_job(device, dtype), *typed]
 
 def out_of_memory(e: BaseException)->bool:
     "Whether an error says that a card is full."
