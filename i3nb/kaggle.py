@@ -18,9 +18,8 @@ from importlib import metadata
 from pathlib import Path
 import psutil
 import torch
-from fastcore.script import call_parse
 import i3nb
-from .core import I3Config, I3Error, PRESETS, arch_serves, cpu_bf16_speedup, param_count, user_errors, write_atomic
+from .core import I3Config, I3Error, PRESETS, arch_serves, call_parse, cpu_bf16_speedup, param_count, user_errors, write_atomic
 from .data import HUB, hub_offline, hub_problem, open_sources
 from .telemetry import GB, find_card, load_nvml, plot_run, read_metrics, to_columns, _ask, _time, _total_ram
 from .trainer import FIXED, check_checkpoint, last_good_checkpoint

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
-from fastcore.script import call_parse
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from .core import I3Config, I3Error, PRECISIONS, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from .core import I3Config, I3Error, PRECISIONS, call_parse, pick_device, pick_precision, seed_all, user_errors, write_atomic
 from .native import keep_memory
 from .tokenizer import ChunkTokenizer
 from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
