@@ -2,7 +2,8 @@
 
 Usage: python .ci/test.py [PATTERN ...] [--flags "slow"] [--jobs 2] [--timeout 600] [--python PATH]
 A notebook counts as passed only if at least one of its code cells ran and none failed; one whose cells are all
-skipped counts as skipped. `--python` runs the notebooks in another environment (.ci/versions.sh makes some). Nothing in the tree is changed. Exit status: 0 only if something passed and nothing failed."""
+skipped counts as skipped. `--python` runs the notebooks in another environment (.ci/versions.sh makes some). Nothing in
+the tree is changed. Exit status: 0 only if something passed and nothing failed."""
 import argparse, configparser, filecmp, itertools, json, os, re, shutil, signal, subprocess, sys, tempfile, time, traceback
 from collections import deque
 from pathlib import Path
