@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'PRECISIONS', 'I3Error', 'user_errors', 'command_parser', 'call_parse', 'write_atomic', 'I3Config',
            'check_config', 'param_table', 'param_count', 'arch_serves', 'cuda_usable', 'pick_device',
-           'cpu_bf16_speedup', 'pick_precision', 'compute_dtype', 'seed_all']
+           'cpu_bf16_speedup', 'has_precision', 'pick_precision', 'compute_dtype', 'seed_all']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, functools, inspect, json, os, random, re, sys, tempfile, time
@@ -250,12 +250,17 @@ def cpu_bf16_speedup()->float:
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 
+def has_precision(device: torch.device, name: str)->bool:
+    "Whether `device` multiplies in a precision; cards below capability 8.0 have no bf16."
+    return name != 'bf16' or device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (8, 0)
+
 def pick_precision(device: torch.device, name: str='auto')->str:
     "One of `PRECISIONS`: the fastest that trains on `device`, or `name` if it is one."
     if name != 'auto':
         if name not in PRECISIONS: raise I3Error(f"precision {name!r} is unknown; choose 'auto', {', '.join(PRECISIONS)}")
+        if not has_precision(device, name): raise I3Error(f"precision {name!r}: {torch.cuda.get_device_name(device)} has no bf16; use 'auto' or 'fp16'")
         return name
-    if device.type == 'cuda': return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'fp16'
+    if device.type == 'cuda': return 'bf16' if has_precision(device, 'bf16') else 'fp16'
     return 'bf16' if device.type == 'cpu' and cpu_bf16_speedup() > 1.2 else 'fp32'
 
 # %% ../nbs/00_core.ipynb #c037

@@ -868,12 +868,14 @@ def eval_batches(
     batch_tokens: int=8192,  # b·t at most, unless a single row is longer
     max_len: int=1024,       # longest t; longer documents go on in the next batch
     max_docs: int=None,      # evaluate so many documents, evenly spread; None: all
+    part: tuple=(0, 1),      # (i, n): of these documents the i-th of n shares, for n processes
 ):
     "Yield `EvalBatch`es in which each token of each document is a target once."
     get, sizes = _doc_access(docs)
     ids = [i for i, n in enumerate(sizes) if n]
     if max_docs and len(ids) > max_docs: ids = [ids[i] for i in np.linspace(0, len(ids) - 1, max_docs).round().astype(int)]
     ids.sort(key=lambda i: (-sizes[i], i))
+    ids = ids[part[0]::part[1]]
     while ids:
         windows = -(-sizes[ids[0]]//max_len)
         rows = max(1, batch_tokens//min(sizes[ids[0]], max_len))

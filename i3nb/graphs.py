@@ -8,6 +8,7 @@ __all__ = ['CudaRecorder', 'GraphedStep']
 # %% ../nbs/07c_graphs.ipynb #c003
 import warnings
 import torch
+from .moe_gpu import never_wait
 
 # %% ../nbs/07c_graphs.ipynb #c006
 class CudaRecorder:
@@ -16,11 +17,12 @@ class CudaRecorder:
         "Run `f` twice on a stream of its own (libraries set themselves up), then record it; returns its outputs."
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2): f()
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph): return f()
+        with never_wait():                                     # the warm-up takes the forms that the recording will take
+            with torch.cuda.stream(side):
+                for _ in range(2): f()
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph): return f()
 
     def replay(self): self.graph.replay()
 

@@ -88,7 +88,7 @@ def _softmax_form(low, wide):
     "`_softmax_gradient`, or its form in C where that fits."
     if low.is_cuda and wide == torch.float32:
         from i3nb.head_gpu import head_form
-        return head_form(low.device, low.dtype, _softmax_gradient)
+        return head_form(low.device, low.dtype)
     lib = compile_c(_C_SOFTMAX, (f'LOW={int(low.dtype == torch.bfloat16)}',)) if low.is_cpu and wide == torch.float32 and low.dtype in (torch.float32, torch.bfloat16) else None
     if lib is None: return _softmax_gradient
     def compiled(p, bias, y, scale, db):

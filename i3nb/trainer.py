@@ -5,27 +5,30 @@
 # %% auto #0
 __all__ = ['FIXED', 'autocast', 'evaluate', 'save_checkpoint', 'load_into', 'check_checkpoint', 'last_good_checkpoint',
            'TrainSettings', 'check_settings', 'CleanStop', 'only_writer', 'take', 'write_status', 'World',
-           'return_memory', 'Trainer', 'i3nb_train', 'i3nb_eval']
+           'run_processes', 'Pace', 'return_memory', 'card_jobs', 'out_of_memory', 'Trainer', 'i3nb_train', 'i3nb_eval']
 
 # %% ../nbs/13_trainer.ipynb #c003
-import contextlib, ctypes, json, math, os, random, shutil, signal, socket, sys, tempfile, threading, time, zlib
+import contextlib, ctypes, json, math, os, random, shutil, signal, socket, subprocess, sys, tempfile, threading, time, zlib
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 from fastcore.basics import patch
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from .core import I3Config, I3Error, PRECISIONS, call_parse, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from .core import I3Config, I3Error, PRECISIONS, call_parse, has_precision, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from .forms import ready
 from .native import keep_memory
 from .tokenizer import ChunkTokenizer
 from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
 from .model import I3Model, save_tensors
 from .generate import generate
 from .graphs import GraphedStep
-from .optim import RECIPES, build_optimizer, clip_gradients, lr_scale
+from .optim import RECIPES, build_optimizer, clip_gradients, gradient_norm, lr_scale, shorten
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
 
@@ -45,23 +48,28 @@ def evaluate(
     progress: bool=False,   # a progress bar on stderr
     batch_tokens: int=8192, # tokens computed at once
     max_len: int=1024,      # of them in a row; a longer document goes on in the next batch
+    world=None,             # the `World` whose processes share the documents; None: this process reads them all
 )->dict:                    # loss (nats a token), ppl, bits_per_byte, tokens, bytes
     "How well `model` predicts `docs`: every token counted once, documents read whole with the state carried on."
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    nll, tokens, nbytes, state = 0., 0, 0, None
+    nll, tokens, nbytes, state = torch.zeros((), dtype=torch.float64, device=device), 0, 0, None
+    part = (world.rank, world.size) if world else (0, 1)
     with tqdm(unit='tok', desc='evaluating', disable=not progress, unit_scale=True) as bar:
-        for e in eval_batches(docs, tokenizer.eot_id, batch_tokens, max_len, max_docs):
+        for e in eval_batches(docs, tokenizer.eot_id, batch_tokens, max_len, max_docs, part):
             x, y = e.x.to(device), e.y.to(device)
             with autocast(device, precision): out = model(x, y, state=None if e.first else state, want_state=True)
-            n = int((y >= 0).sum())
-            state, nll, tokens = out.state, nll + out.lm_loss.item()*n, tokens + n
+            n = int((e.y >= 0).sum())
+            state, tokens = out.state, tokens + n
+            nll += out.lm_loss.double()*n                          # the sum stays on the card, which is not waited for
             nbytes += target_bytes(e.y, tokenizer.byte_lengths)
             bar.update(n)
     model.train(was_training)
+    nll, tokens, nbytes = nll.item(), tokens, nbytes
+    if world: nll, tokens, nbytes = world.sum(nll, tokens, nbytes)
     if not tokens: raise I3Error('evaluation: the data hold no text; give a file with at least one document')
     loss = nll/tokens
-    return dict(loss=loss, ppl=perplexity(loss), bits_per_byte=bits_per_byte(nll, nbytes), tokens=tokens, bytes=nbytes)
+    return dict(loss=loss, ppl=perplexity(loss), bits_per_byte=bits_per_byte(nll, nbytes), tokens=int(tokens), bytes=int(nbytes))
 
 # %% ../nbs/13_trainer.ipynb #c010
 def _crc(path)->int:
@@ -149,16 +157,16 @@ class TrainSettings:
     clip: float = 1.0              # largest gradient norm
     sparsity: float = 0.0          # share of attention heads to prune by the end
     seed: int = 0
-    eval_every: int = 20           # steps; 0: only at the end
+    eval_every: int|None = None    # steps; 0: only at the end; None: as often as takes at most 2.5 % of the time
     eval_docs: int = 64            # validation documents in an evaluation on the way
-    checkpoint_every: int = 50     # steps; 0: only at the end
+    checkpoint_every: int|None = None # steps; 0: only at the end; None: as often as takes at most 2.5 % of the time
     precision: str = 'auto'        # 'fp32', 'bf16', 'fp16'
     memory: str = 'normal'         # 'small': block by block in 16-bit states, in a third of the memory
-    graphs: bool = False           # record forward and backward as one CUDA graph: for small batches on a fast card
-    patience: int = 10             # non-finite steps in a row that end the run
+    graphs: bool|None = None       # record forward and backward as one CUDA graph; None: on one card of capability 8.0 or newer
+    patience: int = 10             # non-finite steps in a row, which no smaller loss scale can help, that end the run
     prompt: str = 'once upon a time' # stories on the way begin so
 
-FIXED = ('memory', 'batch_size', 'micro_batch', 'seq_len', 'recipe', 'warmup', 'clip', 'seed', 'precision')  # a resumed run keeps these
+FIXED = ('memory', 'batch_size', 'micro_batch', 'seq_len', 'recipe', 'warmup', 'clip', 'seed')  # a resumed run keeps these
 
 def check_settings(s: TrainSettings)->TrainSettings:
     "Fill in what follows from the rest; raise `I3Error` for what cannot work."
@@ -167,7 +175,7 @@ def check_settings(s: TrainSettings)->TrainSettings:
     if s.iters is None and s.minutes is None: raise I3Error('neither --iters nor --minutes is given; say when to stop, for instance --minutes 3')
     for name in ('iters', 'minutes', 'batch_size', 'micro_batch', 'seq_len', 'lr', 'clip'):
         need(getattr(s, name) is None or getattr(s, name) > 0, name, 'must be positive')
-    for name in ('warmup', 'eval_every', 'checkpoint_every'): need(getattr(s, name) >= 0, name, 'must not be negative')
+    for name in ('warmup', 'eval_every', 'checkpoint_every'): need((getattr(s, name) or 0) >= 0, name, 'must not be negative')
     need(s.recipe in RECIPES, 'recipe', f"is unknown; choose one of {', '.join(RECIPES)}")
     need(s.precision in ('auto', *PRECISIONS), 'precision', f"is unknown; choose auto, {', '.join(PRECISIONS)}")
     need(0 <= s.sparsity < 1, 'sparsity', 'must be at least 0 and below 1; the papers prune 0.3')
@@ -179,16 +187,16 @@ def check_settings(s: TrainSettings)->TrainSettings:
 
 # %% ../nbs/13_trainer.ipynb #c022
 class CleanStop:
-    "While active, SIGINT and SIGTERM set `asked`; a second signal does what it always did."
+    "While active, SIGINT and SIGTERM set `asked`; a signal more than a second later does what it always did."
     def __enter__(self):
-        self.asked, self.old = None, {}
+        self.asked, self.since, self.old = None, 0., {}
         if threading.current_thread() is threading.main_thread():          # Python delivers signals there only
             for s in (signal.SIGINT, signal.SIGTERM): self.old[s] = signal.signal(s, self._note)
         return self
 
     def _note(self, number, frame):
-        self.asked = signal.Signals(number).name
-        self._restore()
+        if self.asked is None: self.asked, self.since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() > self.since + 1: self._restore(); os.kill(os.getpid(), number)
 
     def _restore(self):
         for s, handler in self.old.items(): signal.signal(s, handler)
@@ -222,24 +230,30 @@ def write_status(run: Path, **facts)->dict:
 
 # %% ../nbs/13_trainer.ipynb #c028
 class World:
-    "The processes of a run: one alone, or several under `torchrun`."
+    "The processes of a run: one alone, or several that a launcher started (`i3nb_train --processes`, or `torchrun`)."
     def __init__(self, device: str='auto'):
         env = lambda k, default: int(os.environ.get(k, default))
         self.size, self.rank, local = env('WORLD_SIZE', 1), env('RANK', 0), env('LOCAL_RANK', 0)
         self.device = pick_device(device)
-        if self.device.type == 'cuda' and self.size > 1: self.device = torch.device('cuda', local); torch.cuda.set_device(self.device)
+        if self.device.type == 'cuda':
+            self.device = torch.device('cuda', local if self.size > 1 else self.device.index or 0)
+            torch.cuda.set_device(self.device)                    # kernels and graphs of libraries go to the current device
         if self.size > 1 and not dist.is_initialized():
             dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', timeout=timedelta(hours=1))
 
     @property
     def first(self): return self.rank == 0
 
-    def agree(self, *numbers)->list:
-        "Process 0's numbers, in every process."
+    def sum(self, *numbers)->list:
+        "The sums of numbers over the processes."
         if self.size == 1: return list(numbers)
         t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.broadcast(t, 0)
+        dist.all_reduce(t)
         return t.tolist()
+
+    def agree(self, *numbers)->list:
+        "Process 0's numbers, in every process."
+        return self.sum(*(n if self.first else 0. for n in numbers))
 
     def mean(self, tensors: list):
         "Replace each tensor by its mean over the processes."
@@ -249,9 +263,16 @@ class World:
 
     def any(self, flag: bool)->bool:
         "Whether `flag` is true in any process."
-        t = torch.tensor([float(flag)], device=self.device)
-        self.mean([t])
-        return t.item() > 0
+        return self.sum(float(flag))[0] > 0
+
+    def spread(self, model, precision: str):
+        "`model`, or with several processes one whose backward pass averages the gradients on the way."
+        if self.size == 1: return model
+        card = self.device.type == 'cuda'
+        spread = DistributedDataParallel(model, [self.device.index] if card else None, broadcast_buffers=False, gradient_as_bucket_view=True)
+        hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
+        if card and hook: spread.register_comm_hook(None, hook)
+        return spread
 
     def one_by_one(self, f):
         "Process 0 calls `f` first, then the others: for work that leaves files behind."
@@ -259,9 +280,70 @@ class World:
         if self.size > 1: dist.barrier()
         return out if self.first else f()
 
+    def tell(self, what, teller: int):
+        "What process `teller` holds, in every process."
+        if self.size == 1: return what
+        box = [what]
+        dist.broadcast_object_list(box, teller, device=self.device)
+        return box[0]
+
     def close(self):
         "Wait for the others and part from them; a process that just ended would take the others with it."
         if self.size > 1: dist.barrier(); dist.destroy_process_group()
+
+# %% ../nbs/13_trainer.ipynb #x001
+def _free_port()->int:
+    "A port that nobody listens on."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def run_processes(
+    command: list,       # program and arguments
+    n: int,              # how many
+    grace: float=30.,    # seconds that the others have to end after one has failed
+)->int:                  # 0 if all ended well, else the status of the first that did not
+    "Run a command in `n` processes of one `World`."
+    where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_free_port()), WORLD_SIZE=str(n))
+    start = lambda i: subprocess.Popen(command, env={**os.environ, **where, 'RANK': str(i), 'LOCAL_RANK': str(i)}, start_new_session=True)
+    with CleanStop() as stop:
+        crew, told, status, failed = [start(i) for i in range(n)], False, 0, None
+        try:
+            while None in [p.poll() for p in crew]:               # a list: each of them is asked
+                if stop.asked and not told: told = True; _send(crew, signal.SIGTERM)
+                status = status or next((p.returncode for p in crew if p.returncode), 0)
+                if status and failed is None: failed = time.monotonic(); _send(crew, signal.SIGTERM)
+                if failed and time.monotonic() > failed + grace: _send(crew, signal.SIGKILL)
+                time.sleep(.05)
+        finally: _send(crew, signal.SIGKILL)                      # only after a second signal are there any left
+    return status or next((p.returncode for p in crew if p.returncode), 0)
+
+def _send(crew: list, number: int):
+    "A signal to those that live."
+    for p in crew:
+        if p.poll() is None: p.send_signal(number)
+
+# %% ../nbs/13_trainer.ipynb #x004
+class Pace:
+    "When a piece of work is due, so that it takes at most a share of the time."
+    def __init__(self,
+        every: int|None,     # due at every so many steps; 0: never; None: by time
+        share: float=.025,   # of the time, at most
+        least: float=30.,    # seconds between two, at least
+    ): self.every, self.share, self.least, self.last, self.cost = every, share, least, time.monotonic(), 0.
+
+    def due(self, step: int)->bool:
+        "Whether it is time."
+        if self.every is not None: return self.every > 0 and step % self.every == 0
+        return time.monotonic() - self.last >= max(self.least, self.cost/self.share)
+
+    @contextlib.contextmanager
+    def work(self):
+        "Around the work itself: how long it takes decides when it is due next."
+        start = time.monotonic()
+        yield
+        self.last = time.monotonic()
+        self.cost = self.last - start
 
 # %% ../nbs/13_trainer.ipynb #c031
 def return_memory(
@@ -273,6 +355,27 @@ def return_memory(
     except (AttributeError, OSError, TypeError): return False        # not glibc: nothing to do
     ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
     return all([mallopt(ARENA_MAX, 1), mallopt(MMAP_THRESHOLD, threshold), mallopt(TRIM_THRESHOLD, threshold)]) and trim(0) in (0, 1)
+
+# %% ../nbs/13_trainer.ipynb #x007
+def card_jobs(
+    cfg: I3Config,
+    device: torch.device,  # a CUDA device
+    precision: str,        # 'fp32', 'bf16' or 'fp16'
+)->list:                   # of `Job`
+    "Every choice of a form that training on a card makes: in its steps, and in fp32 for the stories between them."
+    from i3nb.head_gpu import head_job
+    from i3nb.moe_gpu import experts_job, ops_job
+    from i3nb.recurrence import gru_job
+    from i3nb.scan_gpu import scan_job
+    dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[precision]
+    typed = [job(device, kind) for kind in {dtype, torch.float32} for job in (experts_job, ops_job)]
+    return [scan_job(device, cfg.d_state), gru_job(device, precision == 'fp16'), head_job(device, dtype), *typed]
+
+def out_of_memory(e: BaseException)->bool:
+    "Whether an error says that a card is full."
+    text = str(e)
+    full = isinstance(e, torch.OutOfMemoryError) or 'STATUS_ALLOC_FAILED' in text or 'CUDA error: out of memory' in text
+    return full or 'NCCL' in text and 'out of memory' in text
 
 # %% ../nbs/13_trainer.ipynb #c033
 def _rng_state(device)->dict:
@@ -305,22 +408,46 @@ class Trainer:
         self.settings = s = check_settings(settings)
         self.small = s.memory == 'small'
         if self.device.type == 'cpu': return_memory() if self.small else keep_memory()
-        self.precision = pick_precision(self.device, s.precision)
+        self.precision = self._agreed_precision(s.precision)
         if len(data.tokenizer) > cfg.vocab_size: raise I3Error(f'the tokenizer has {len(data.tokenizer)} entries, the model {cfg.vocab_size}; use --vocab_size {cfg.vocab_size}')
         self.batches = Batches(data, s.batch_size, s.seq_len or cfg.context, s.seed, rank=self.world.rank, world_size=self.world.size)
         self.micro = min(s.micro_batch, s.batch_size//self.world.size)
         self.last_norm = None                          # of the gradients of the step before, in little memory
         seed_all(s.seed)
-        self.model = I3Model(cfg).to(self.device)
-        self.optimizer = build_optimizer(self.model, s.recipe, lr=s.lr, **(dict(state_dtype=torch.bfloat16, by_block=True) if self.small else {}))
-        if self.small:
-            for o in self.optimizer.parts: o.make_states()
+        if self.device.type == 'cuda': self.world.one_by_one(lambda: ready(card_jobs(cfg, self.device, self.precision), self.device, say=self.say))
+        self._build()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16')
         self.graphed = self._recorded()
         self.sparsity = ProgressiveSparsity(self.model, s.sparsity, warmup=.2, ramp=.6) if s.sparsity else None
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
+        self.looks, self.saves = Pace(s.eval_every), Pace(s.checkpoint_every, least=60.)
         self.step = self.skipped = self.skipped_in_a_row = 0
+        self.fits = False                              # whether a step has gone through in this size
         self.progress_made = 0.                        # `work_done` as all processes agreed on it before this step
+        self.parent = os.getppid()
+
+    def _build(self):
+        "Model and optimizer, with all their states, so that a card on which these do not fit says so at once."
+        try:
+            self.model = I3Model(self.cfg).to(self.device)
+            self.optimizer = build_optimizer(self.model, self.settings.recipe, lr=self.settings.lr, **(dict(state_dtype=torch.bfloat16, by_block=True) if self.small else {}))
+            self.optimizer.make_states()
+        except RuntimeError as e:
+            if not out_of_memory(e): raise
+            raise I3Error('the card is too small for the weights and the optimizer; use --memory small, or a smaller preset') from e
+        self.replica = self.world.spread(self.model, self.precision) if self.world.size > 1 and not self.small and not self._records() else None
+        if not self.small: self.optimizer.share(self.world.rank, self.world.size, self._agreed_precision('auto'))
+
+    def _agreed_precision(self, asked: str)->str:
+        "Process 0's choice: it may rest on a measurement, which can come out otherwise in another process."
+        return PRECISIONS[int(self.world.agree(PRECISIONS.index(pick_precision(self.device, asked)))[0])]
+
+    def _records(self)->bool:
+        "Whether steps are recorded as CUDA graphs."
+        s = self.settings
+        if s.graphs is not None: return s.graphs
+        fits = self.device.type == 'cuda' and self.world.size == 1 and s.memory == 'normal' and not s.sparsity and not self.cfg.checkpoint
+        return fits and torch.cuda.get_device_capability(self.device) >= (8, 0)
 
     def say(self, line: str):
         if self.progress: tqdm.write(line, file=sys.stderr)
@@ -335,27 +462,34 @@ class Trainer:
 @patch
 def _accumulate(self: Trainer, x, y)->dict:
     "Forward and backward over `x`, `y` in micro-batches; the means of what these report."
-    total = {}
-    for xs, ys in zip(x.split(self.micro), y.split(self.micro)):
-        with autocast(self.device, self.precision): out = self.model(xs.to(self.device), ys.to(self.device))
+    total, pieces = {}, list(zip(x.split(self.micro), y.split(self.micro)))
+    for i, (xs, ys) in enumerate(pieces):
         share = len(xs)/len(x)                                             # the last piece may be smaller
-        self.scaler.scale(out.loss*share).backward()
+        with self._exchange(i + 1 == len(pieces)):
+            with autocast(self.device, self.precision): out = (self.replica or self.model)(xs.to(self.device), ys.to(self.device))
+            self.scaler.scale(out.loss*share).backward()
         seen = dict(loss=out.lm_loss, balance=out.balance, z=out.z, usage=out.usage.mean(0))
         if out.routes: seen['patterns'] = torch.stack([r.mean((0, 1)) for r in out.routes]).mean(0)
         for k, v in seen.items(): total[k] = total.get(k, 0) + v.detach().float()*share
     return total
 
 @patch
+def _exchange(self: Trainer, last: bool):
+    "Around a micro-batch: its backward pass averages the gradients over all processes if it is the last of a step whose size is known to fit."
+    return contextlib.nullcontext() if self.replica is None or last and self.fits else self.replica.no_sync()
+
+@patch
 def _recorded(self: Trainer, recorder=None):
     "`_accumulate` as a recording, or None if the run asks for none."
-    return GraphedStep(self._accumulate, self.model.parameters(), self.device, recorder) if self.settings.graphs else None
+    return GraphedStep(self._accumulate, self.model.parameters(), self.device, recorder) if self._records() else None
 
 @patch
 def _gradients(self: Trainer)->dict:
     "Gradients of the next batch, averaged over all processes."
     x, y = next(self.batches)
     seen = self._until_it_fits(lambda: (self.graphed or self._accumulate)(x, y))
-    self.world.mean([p.grad for p in self.model.parameters()] + list(seen.values()))
+    if self.replica is None or not self.fits: self.world.mean([p.grad for p in self.model.parameters()])
+    self.fits = True
     return seen
 
 @patch
@@ -363,7 +497,11 @@ def _until_it_fits(self: Trainer, work):
     "`work()`; a card that is too small for it gets smaller micro-batches."
     while True:
         try: out, full = work(), False
-        except torch.OutOfMemoryError: out, full = {}, True
+        except RuntimeError as e:
+            if not out_of_memory(e): raise
+            out, full = {}, True
+        if self.fits and not full: return out
+        if self.fits and self.world.size > 1: raise I3Error(f'step {self.step+1}: the card ran out of memory, though this size fitted before; close what else uses the card, and go on with --micro_batch {max(1, self.micro//2)}')
         if not self.world.any(full): return out
         self._halve()
 
@@ -482,9 +620,8 @@ def _descend(self: Trainer, x, y, move: bool)->tuple:
     self.model.embed(x).backward(g)
     norms.append(self._part_step('embed', move))
     mean = lambda k: torch.stack([s[k] for s in looks if k in s]).mean(0)
-    seen = dict(loss=loss, **{k: mean(k) for k in ('balance', 'z', 'usage', 'patterns') if any(k in s for s in looks)})
-    self.world.mean(list(seen.values()))
-    return seen, math.hypot(*norms)
+    seen = dict(loss=loss, **{k: mean(k) for k in ('balance', 'z', 'usage', 'patterns') if any(k in s for s in looks)}, loss_scale=self.scaler.scale(torch.ones((), device=self.device)))
+    return self._read(seen), math.hypot(*norms)
 
 @patch
 def _small_step(self: Trainer)->tuple:
@@ -493,7 +630,7 @@ def _small_step(self: Trainer)->tuple:
     if self.last_norm is None: norm = self._descend(x, y, False)[1]; self.scaler.update(); self._note(norm)
     seen, norm = self._descend(x, y, True)
     self._note(norm)
-    return seen, norm, math.isfinite(norm) and math.isfinite(seen['loss'].item())
+    return seen, norm, math.isfinite(norm) and math.isfinite(seen['loss'])
 
 @patch
 def _note(self: Trainer, norm: float):
@@ -502,14 +639,35 @@ def _note(self: Trainer, norm: float):
 
 # %% ../nbs/13_trainer.ipynb #c043
 @patch
+def _read(self: Trainer, seen: dict)->dict:
+    "Numbers of a step, as floats and lists of floats; several processes' means. Waits for the card, once."
+    shapes = {k: v.shape for k, v in seen.items()}
+    flat = torch.cat([v.detach().double().flatten() for v in seen.values()])
+    self.world.mean([flat])
+    values, out = iter(flat.tolist()), {}
+    for k, shape in shapes.items():
+        few = [next(values) for _ in range(shape.numel())]
+        out[k] = few if shape else few[0]
+    return out
+
+@patch
 def _whole_step(self: Trainer)->tuple:
     "One step with all gradients at once: what was seen, their norm, whether all was finite."
     seen = self._gradients()
     for opt in self.optimizer.parts: self.scaler.unscale_(opt)
-    norm = clip_gradients(self.model.parameters(), self.settings.clip)
-    if ok := math.isfinite(norm) and math.isfinite(seen['loss'].item()):
-        for opt in self.optimizer.parts: self.scaler.step(opt)
+    seen = self._read(dict(seen, norm=gradient_norm(self.model.parameters()), loss_scale=self.scaler.scale(torch.ones((), device=self.device))))
+    norm = seen.pop('norm')
+    if ok := math.isfinite(norm) and math.isfinite(seen['loss']):
+        shorten(self.model.parameters(), norm, self.settings.clip)
+        self.optimizer.step()                              # the gradients are finite, so the scaler has nothing left to decide
     return seen, norm, ok
+
+@patch
+def _note_outcome(self: Trainer, loss: float, scale: float, ok: bool):
+    "Count steps that were not finite. While the loss scale can still fall, one that overflowed is no bad sign."
+    adapting = math.isfinite(loss) and self.scaler.is_enabled() and scale > 1
+    self.skipped += not ok
+    self.skipped_in_a_row = 0 if ok else self.skipped_in_a_row + (not adapting)
 
 @patch
 def train_step(self: Trainer)->dict:
@@ -517,17 +675,17 @@ def train_step(self: Trainer)->dict:
     start, s = time.perf_counter(), self.settings
     self.optimizer.set_lr_scale(lr_scale(self.progress_made, self.step, s.warmup))
     seen, norm, ok = self._small_step() if self.small else self._whole_step()
-    loss = seen['loss'].item()
+    loss, scale = seen['loss'], seen.pop('loss_scale')
     if ok and self.sparsity: self._prune()
     self.scaler.update()
     self.optimizer.zero_grad(set_to_none=True)
     self.step += 1
-    self.skipped, self.skipped_in_a_row = self.skipped + (not ok), 0 if ok else self.skipped_in_a_row + 1
+    self._note_outcome(loss, scale, ok)
     self.meter.update(loss)
     tokens = s.batch_size*self.batches.t
-    return {**seen, **self.telemetry.read(), **self.meter.row(), 'step': self.step, 'tokens': self.step*tokens, 'loss': loss,
+    return {**seen, **self.telemetry.read(), **self.meter.row(), 'step': self.step, 'tokens': self.step*tokens,
         'lr': self.optimizer.param_groups[0]['lr'], 'grad_norm': norm, 'tokens_per_s': tokens/(time.perf_counter()-start), 'skipped': self.skipped,
-        'micro_batch': self.micro, 'loss_scale': self.scaler.get_scale() if self.scaler.is_enabled() else None, 'progress': self.work_done}
+        'micro_batch': self.micro, 'loss_scale': scale if self.scaler.is_enabled() else None, 'progress': self.work_done}
 
 @patch
 def _prune(self: Trainer):
@@ -542,24 +700,32 @@ def state_dict(self: Trainer)->dict:
     "Everything but the weights that the next step depends on."
     return dict(step=self.step, skipped=self.skipped, micro=self.micro, last_norm=self.last_norm, optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(), batches=self.batches.state_dict(),
         meter=self.meter.state_dict(), telemetry=self.telemetry.state_dict(), sparsity=self.sparsity.state_dict() if self.sparsity else None,
-        rng=_rng_state(self.device), fixed=self._fixed())
+        rng=_rng_state(self.device), fixed=self._fixed(), precision=self.precision)
 
 @patch
 def _fixed(self: Trainer)->dict:
     "The settings that a resumed run must keep, as they were resolved."
-    return {k: getattr(self.settings, k) for k in FIXED} | dict(precision=self.precision, seq_len=self.batches.t, sparse=bool(self.sparsity),
-        tokenizer=self.data.tokenizer.fingerprint)
+    return {k: getattr(self.settings, k) for k in FIXED} | dict(seq_len=self.batches.t, sparse=bool(self.sparsity), tokenizer=self.data.tokenizer.fingerprint)
 
 @patch
 def load_state_dict(self: Trainer, state: dict):
     "Go on where `state` was taken; raises `I3Error` where a setting that must stay has changed."
     for k, v in self._fixed().items():
         if state['fixed'].get(k, v) != v: raise I3Error(f"{str(self.out)!r} holds a run with {k}={state['fixed'][k]}, now {k}={v}; use the same value, or another --out")
+    self._go_on_in(state.get('precision') or state['fixed'].get('precision') or self.precision)
     self.batches.load_state_dict(state['batches'])
     self.step, self.skipped, self.micro, self.last_norm = state['step'], state['skipped'], min(self.micro, state['micro']), state.get('last_norm')
-    for k in ('optimizer', 'scaler', 'meter', 'telemetry'): getattr(self, k).load_state_dict(state[k])
+    for k in ('optimizer', 'meter', 'telemetry'): getattr(self, k).load_state_dict(state[k])
+    if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
     if self.sparsity: self.sparsity.load_state_dict(state['sparsity'])
     _set_rng_state(state['rng'], self.device)
+
+@patch
+def _go_on_in(self: Trainer, before: str):
+    "Which precision a resumed run computes in: an asked for one must be the run's; a chosen one may change with the machine."
+    if before == self.precision: return
+    if self.settings.precision != 'auto' and has_precision(self.device, before): raise I3Error(f"{str(self.out)!r} holds a run with precision={before}, now precision={self.precision}; use the same value, 'auto', or another --out")
+    self.say(f'the run was computed in {before} until now; on this machine it goes on in {self.precision}')
 
 @patch
 def save(self: Trainer):
@@ -596,7 +762,7 @@ def validate(self: Trainer, max_docs: int=None)->dict:
     "Validation figures under their names in `metrics.jsonl`; nothing where there is no validation text."
     if not self.data.val: return {}
     self._give_back()
-    e = evaluate(self.model, self.data.val, self.data.tokenizer, self.precision, max_docs, **(dict(batch_tokens=256, max_len=256) if self.small else {}))
+    e = evaluate(self.model, self.data.val, self.data.tokenizer, self.precision, max_docs, world=self.world, **(dict(batch_tokens=256, max_len=256) if self.small else {}))
     return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
 
 @patch
@@ -606,78 +772,125 @@ def finish(self: Trainer):
     self.model.save_pretrained(self.out)
 
 @patch
-def sample(self: Trainer)->str:
-    "Let the model write a story; it goes into `samples.jsonl`."
-    text = generate(self.model, self.data.tokenizer, self.settings.prompt, max_new_tokens=120, seed=self.settings.seed)
+def story(self: Trainer)->str:
+    "A story by the model as it is."
+    return generate(self.model, self.data.tokenizer, self.settings.prompt, max_new_tokens=120, seed=self.settings.seed)
+
+@patch
+def keep_story(self: Trainer, text: str):
+    "Append a story to `samples.jsonl`."
     line = dict(step=self.step, prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
     with open(self.out/'samples.jsonl', 'a') as f: f.write(json.dumps(line)+'\n')
-    return text
 
 # %% ../nbs/13_trainer.ipynb #c049
 @patch
 def fit(self: Trainer)->dict:
     "Train to the end, or to a polite stop; returns the last row of metrics."
-    if not self.world.first: return self._follow()
-    self._open()
-    with only_writer(self.out), CleanStop() as stop:
-        status = dict(pid=os.getpid(), host=socket.gethostname(), started=time.time(), device=str(self.device), precision=self.precision, world_size=self.world.size,
-            params=sum(p.numel() for p in self.model.parameters()), iters=self.settings.iters, minutes=self.settings.minutes, message=None)
-        write_status(self.out, state='running', **status)
-        try:
+    with CleanStop() as stop:
+        if not self.world.first:
             self.resume()
-            with MetricsWriter(self.out/'metrics.jsonl') as metrics, self.telemetry:
-                metrics.truncate_after(self.step)
-                row = self._loop(metrics, stop)
-            if not stop.asked: self.finish()
-            else: self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
-            write_status(self.out, state='stopped' if stop.asked else 'finished')
+            row = self._loop(None, stop)
             self.world.close()
-        except BaseException as e:
-            write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
-            raise
+            return row
+        self._open()
+        with only_writer(self.out): return self._lead(stop)
+
+@patch
+def _lead(self: Trainer, stop)->dict:
+    "What process 0 does: train, keep the records, and say in `run.json` how it went."
+    status = dict(pid=os.getpid(), host=socket.gethostname(), started=time.time(), device=str(self.device), precision=self.precision, world_size=self.world.size,
+        params=sum(p.numel() for p in self.model.parameters()), iters=self.settings.iters, minutes=self.settings.minutes, message=None)
+    write_status(self.out, state='running', **status)
+    try:
+        self.resume()
+        with MetricsWriter(self.out/'metrics.jsonl') as metrics, self.telemetry:
+            metrics.truncate_after(self.step)
+            row = self._loop(metrics, stop)
+        if not stop.asked: self.finish()
+        else: self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
+        write_status(self.out, state='stopped' if stop.asked else 'finished')
+        self.world.close()
+    except BaseException as e:
+        write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
+        raise
     return row
 
 @patch
-def _follow(self: Trainer):
-    "What every process but the first does: compute, and do as process 0 says."
-    self.resume()
-    while self._more(False): self.train_step()
-    self.world.close()
+def _wish(self: Trainer, stop)->bool:
+    "Whether this process has heard that the run shall stop."
+    if self.world.first and take(self.out/'STOP'): stop.asked = 'the file STOP'
+    if self.world.size > 1 and os.getppid() != self.parent: stop.asked = 'the end of its launcher'
+    return bool(stop.asked)
 
 @patch
-def _more(self: Trainer, stop: bool)->bool:
-    "Whether there is another step to do, as process 0 sees it; asked by all processes before each step."
-    self.progress_made, stopped = self.world.agree(self.work_done, float(stop))
-    return self.progress_made < 1 and not stopped
+def _more(self: Trainer, stop)->bool:
+    "Whether there is another step to do; asked by all processes before each step. Process 0's clock counts, and everybody's wish to stop."
+    mine = self.work_done if self.world.first else 0.
+    self.progress_made, wishes = self.world.sum(mine, float(self._wish(stop)))
+    if wishes and not stop.asked: stop.asked = 'a signal to another process'
+    return self.progress_made < 1 and not wishes
 
 # %% ../nbs/13_trainer.ipynb #c051
 @patch
 def _loop(self: Trainer, metrics, stop)->dict:
-    "Steps, evaluations and checkpoints until the work is done or a stop is asked for."
-    s, row, saved = self.settings, (read_metrics(self.out/'metrics.jsonl') or [{}])[-1], self.step
+    "Steps, evaluations and checkpoints until the work is done or a stop is asked for; `metrics` is process 0's."
+    row, saved = (read_metrics(self.out/'metrics.jsonl') or [{}])[-1] if metrics else {}, self.step
     if self.work_done >= 1: self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
     with tqdm(total=1000, initial=int(1000*self.work_done), disable=not self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') as bar:
-        while self._more(bool(stop.asked)):
+        while self._more(stop):
             row = self.train_step()
-            row |= self._look(self.work_done >= 1)
-            metrics.write(**row)
-            if self.skipped_in_a_row >= s.patience: self._give_up()
-            if s.checkpoint_every and self.step % s.checkpoint_every == 0: self.save(); saved = self.step
-            if take(self.out/'STOP'): stop.asked = 'the file STOP'
-            bar.update(int(1000*self.work_done) - bar.n)
-            bar.set_postfix_str(f"step {self.step}, loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tok/s" + (f", val {row['val_loss']:.3f}" if row.get('val_loss') else ''))
-        if saved != self.step: self.save()
+            if self.skipped_in_a_row >= self.settings.patience: self._give_up()
+            last, look, save, story = self._due()
+            if look and not last or story: row |= self._look(look and not last, self.settings.eval_docs)
+            if metrics: metrics.write(**row)
+            if save or last:
+                self._save()
+                saved = self.step
+            self._show(bar, row)
+    if saved != self.step: self._save()
+    if not stop.asked: row = self._last_look(metrics, row)
     return row
 
 @patch
-def _look(self: Trainer, last: bool)->dict:
-    "Validation figures and a story where they are due; at the last step on the whole validation set."
-    s = self.settings
-    due = last or (s.eval_every and self.step % s.eval_every == 0)
-    if due or take(self.out/'SAMPLE'): self.sample()
-    found = self.validate(None if last else s.eval_docs) if due else {}
-    if due: self._give_back()
+def _due(self: Trainer)->list:
+    "What process 0 finds due after a step: nothing but the end, a look, a checkpoint, a story that was asked for."
+    first = self.world.first
+    mine = [self.work_done >= 1, self.looks.due(self.step), self.saves.due(self.step), take(self.out/'SAMPLE')] if first else [False]*4
+    return [x > 0 for x in self.world.sum(*map(float, mine))] if self.world.size > 1 else mine
+
+@patch
+def _save(self: Trainer):
+    "A checkpoint, by process 0."
+    if not self.world.first: return
+    with self.saves.work(): self.save()
+
+@patch
+def _look(self: Trainer, evaluation: bool, docs: int|None)->dict:
+    "Validation figures if `evaluation`, and a story: written by the last process while the others go on."
+    with self.looks.work():
+        found, teller = self.validate(docs) if evaluation else {}, self.world.size - 1
+        text = self.world.tell(self.story() if self.world.rank == teller else None, teller)
+        if self.world.first: self.keep_story(text)
+        if evaluation: self._give_back()
     return found
+
+@patch
+def _last_look(self: Trainer, metrics, row: dict)->dict:
+    "At the end the whole validation set is read, unless an earlier process did so; the last row gets the figures."
+    missing = bool(self.data.val) and row.get('val_loss') is None and self.step > 0
+    if not self.world.sum(float(missing if self.world.first else False))[0]: return row
+    row = {**row, **self._look(True, None)}
+    if metrics:
+        metrics.truncate_after(self.step - 1)
+        metrics.write(**row)
+    return row
+
+@patch
+def _show(self: Trainer, bar, row: dict):
+    "The progress bar after a step."
+    bar.update(int(1000*self.work_done) - bar.n)
+    seen = f", val {row['val_loss']:.3f}" if row.get('val_loss') else ''
+    bar.set_postfix_str(f"step {self.step}, loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tok/s{seen}")
 
 @patch
 def _give_up(self: Trainer):
@@ -699,6 +912,16 @@ def _data_spec(data: str, out: Path)->str:
     if note: print(note)
     return spec
 
+def _recording(graphs: bool, eager: bool)->bool|None:
+    "What `--graphs` and `--eager` mean together."
+    if graphs and eager: raise I3Error('--graphs and --eager exclude each other; leave both out to let the trainer choose')
+    return True if graphs else False if eager else None
+
+def _crew_size(processes: int, batch_size: int)->int:
+    "How many processes share a batch."
+    if processes < 1 or batch_size % processes: raise I3Error(f'--processes {processes} does not divide --batch_size {batch_size}; choose a divisor of it')
+    return processes
+
 # %% ../nbs/13_trainer.ipynb #c086
 @call_parse
 @user_errors
@@ -717,13 +940,15 @@ def i3nb_train(
     warmup: int=20,               # steps
     sparsity: float=0.,           # share of attention heads to prune by the end
     seed: int=0,                  # of weights and data order
-    eval_every: int=20,           # steps; 0: only at the end
+    eval_every: int=None,         # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
     eval_docs: int=64,            # validation documents in an evaluation on the way
-    checkpoint_every: int=50,     # steps; 0: only at the end
+    checkpoint_every: int=None,   # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
     precision: str='auto',        # fp32, bf16, fp16
     memory: str='normal',         # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
-    graphs: bool=False,           # record the step as a CUDA graph: for small batches on a fast card
+    graphs: bool=False,           # record the step as a CUDA graph; default: on one card of capability 8.0 or newer
+    eager: bool=False,            # never record it
     device: str='auto',           # cpu, cuda, cuda:1
+    processes: int=1,             # so many processes share each batch: one for each card
     vocab_size: int=None,         # entries of the tokenizer; default: the preset's
     recompute: bool=False,        # recompute blocks in the backward pass: less memory, more time
     max_mb: float=None,           # read at most so many million characters of each source; default: all, 20 for auto
@@ -733,7 +958,10 @@ def i3nb_train(
     "Train a model, draw its curves and let it write a story."
     cfg = I3Config.preset(preset, checkpoint=recompute)
     if iters is None and minutes is None: minutes = 3.
-    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, memory, graphs, prompt=prompt))
+    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, memory,
+        _recording(graphs, eager), prompt=prompt))
+    if (crew := _crew_size(processes, batch_size)) > 1 and 'RANK' not in os.environ:
+        raise SystemExit(run_processes([sys.executable, *sys.argv], crew))
     world = World(device)
     Path(out).mkdir(parents=True, exist_ok=True)                              # a folder that cannot be made is told before the data are read
     if max_mb is None and data == 'auto': max_mb = 20.
