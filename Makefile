@@ -14,7 +14,7 @@ bin := $(VENV)/bin
 env := @sh .ci/env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test export clean-nbs readme docs kaggle kernel-test lab
+.PHONY: help env train test versions export clean-nbs readme docs kaggle kernel-test lab
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ train: ## train a small model for three minutes, plot its loss, let it write a s
 test: ## check that export, clean and README are in step, then run every notebook (NB=05 for one)
 	$(env) dev
 	@$(bin)/python .ci/test.py $(NB) --flags "$(FLAGS)"
+
+versions: ## run some notebooks with the oldest and the newest libraries that settings.ini allows
+	$(env) dev
+	@sh .ci/versions.sh $(NB)
 
 export: ## write i3nb/*.py from the notebooks
 	$(env) dev

@@ -1,9 +1,10 @@
 """Test the project: the files made from notebooks are in step, and every notebook runs from top to bottom.
 
-Usage: python .ci/test.py [PATTERN ...] [--flags "slow"] [--jobs 2] [--timeout 600]
+Usage: python .ci/test.py [PATTERN ...] [--flags "slow"] [--jobs 2] [--timeout 600] [--python PATH]
 A notebook counts as passed only if at least one of its code cells ran and none failed; one whose cells are all
-skipped counts as skipped. Nothing in the tree is changed. Exit status: 0 only if something passed and nothing failed."""
-import argparse, configparser, filecmp, json, os, re, shutil, signal, subprocess, sys, tempfile, time
+skipped counts as skipped. `--python` runs the notebooks in another environment (.ci/versions.sh makes some). Nothing in
+the tree is changed. Exit status: 0 only if something passed and nothing failed."""
+import argparse, configparser, filecmp, itertools, json, os, re, shutil, signal, subprocess, sys, tempfile, time, traceback
 from collections import deque
 from pathlib import Path
 
@@ -70,32 +71,45 @@ CHECKS = [check_export, check_readme, check_settings]
 # --- one notebook, in a process of its own ---
 
 def run_notebook(path, flags, report):
-    "Run `path` as nbdev_test does and write to `report` what happened"
-    import nbdev.test
-    seen = dict(ran=0, cell=None, source='', said=[])
-    class CountingShell(nbdev.test.CaptureShell):
-        "nbdev's shell, which also remembers the cell that it is in"
-        def cell(self, cell, *args, **kwargs):
-            if cell.cell_type == 'code' and cell.source.strip():
-                seen.update(ran=seen['ran']+1, cell=f'{cell.idx_+1} (id {cell.get("id")})', source=cell.source)
-            super().cell(cell, *args, **kwargs)
-            seen['said'] += skips(cell)
-    nbdev.test.CaptureShell = CountingShell
-    started = time.time()
-    passed, _ = nbdev.test.test_nb(path, skip_flags=CFG['tst_flags'].split(), force_flags=flags, basepath=ROOT)
-    seen.update(passed=passed, seconds=time.time()-started)
+    "Run `path` as nbdev_test does, but without nbdev, which knows few versions of its companions; write to `report` what happened"
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui=None): "There is no window: plots go to the cell's output"
+    os.environ['IN_TEST'] = '1'
+    os.chdir(path.parent)
+    sys.path[:0] = [str(path.parent), str(ROOT)]
+    shell = Shell.instance()
+    shell.history_manager.enabled = False
+    shell.enable_matplotlib('inline')
+    left_out = set(CFG['tst_flags'].split()) - set(flags)
+    seen = dict(ran=0, cell=None, source='', said=[], passed=True)
+    for number, cell in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells'], 1):
+        source, words = ''.join(cell['source']), directives(cell)
+        if not has_code(cell) or left_out & set(words) or words.get('eval') == 'false': continue
+        seen.update(ran=seen['ran']+1, cell=f'{number} (id {cell.get("id")})', source=source)
+        with capture_output() as out: result = shell.run_cell(source)
+        seen['said'] += [line for line in out.stdout.splitlines() if line.lower().startswith('skipped')]
+        error = result.error_before_exec or result.error_in_exec
+        if error:
+            print(''.join(traceback.format_exception(type(error), error, error.__traceback__)), file=sys.stderr)
+            seen['passed'] = False
+            break
     report.write_text(json.dumps(seen), encoding='utf-8')
 
-def skips(cell):
-    "The lines that `cell` printed to say that it left something out: those that start with `skipped`"
-    streams = (''.join(o.get('text', '')) for o in cell.get('outputs') or [] if o.get('output_type') == 'stream')
-    return [line for text in streams for line in text.splitlines() if line.lower().startswith('skipped')]
+def directives(cell):
+    "What the lines `#| word: value` at the head of `cell` say"
+    head = itertools.takewhile(lambda l: l.startswith('#|'), ''.join(cell['source']).strip().splitlines())
+    pairs = (l[2:].strip().partition(':') for l in head)
+    return {(word.split() or [''])[0]: value.strip().lower() for word, _, value in pairs}
+
+def has_code(cell):
+    "Whether `cell` has something to run besides directives"
+    return cell['cell_type'] == 'code' and any(l.strip() and not l.startswith('#|') for l in ''.join(cell['source']).splitlines())
 
 def code_cells(path):
     "How many code cells with code in them `path` has"
-    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    lines = lambda c: ''.join(c['source']).splitlines()
-    return sum(any(l.strip() and not l.startswith('#|') for l in lines(c)) for c in cells if c['cell_type'] == 'code')
+    return sum(map(has_code, json.loads(path.read_text(encoding='utf-8'))['cells']))
 
 
 # --- many notebooks ---
@@ -107,7 +121,7 @@ class Job:
         self.report, self.log = folder/f'{path.stem}.json', folder/f'{path.stem}.log'
         threads = max(1, (os.cpu_count() or 1)//args.jobs)
         env = {'OMP_NUM_THREADS': str(threads), 'TQDM_MININTERVAL': '5', **os.environ, 'PYTHONUNBUFFERED': '1'}
-        command = [sys.executable, __file__, str(path), '--flags', ' '.join(args.flags), '--report', str(self.report)]
+        command = [args.python, __file__, str(path), '--flags', ' '.join(args.flags), '--report', str(self.report)]
         with self.log.open('wb') as log:
             self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
@@ -135,7 +149,7 @@ class Job:
 
 def own_frames(log):
     "The `log` without those lines of a traceback that are about the machinery that runs notebooks"
-    frame = r'  File ".*/(?:nbdev|execnb|IPython)/[^\n]*\n(?:    [^\n]*\n)*'
+    frame = r'  File ".*/IPython/[^\n]*\n(?:    [^\n]*\n)*'
     return re.sub(frame, '', log)
 
 class Board:
@@ -206,6 +220,7 @@ def main():
     parser.add_argument('--flags', default='', help='directives to run that are else skipped, e.g. "slow"', type=str.split)
     parser.add_argument('--jobs', default=min(2, os.cpu_count() or 1), type=int, help='notebooks at a time')
     parser.add_argument('--timeout', default=600, type=int, help='seconds that one notebook may take')
+    parser.add_argument('--python', default=sys.executable, type=os.path.abspath, help='the Python that runs the notebooks; it needs the library\'s requirements and no nbdev')
     parser.add_argument('--report', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.report: return run_notebook(Path(args.patterns[0]), args.flags, args.report)

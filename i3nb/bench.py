@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Callable
 import torch
 import torch.nn.functional as F
-from fastcore.script import call_parse
 from tqdm import tqdm
 from . import model as model_module, recurrence
-from .core import I3Config, I3Error, PRESETS, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from .core import I3Config, I3Error, PRESETS, call_parse, pick_device, pick_precision, seed_all, user_errors, write_atomic
 from .data import Batches, eval_batches, prepare, sample_data, target_bytes
 from .model import I3Model, flops_per_token
 from .graphs import GraphedStep

@@ -22,9 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fastcore.basics import patch
-from fastcore.script import call_parse
 from tqdm import tqdm
-from .core import I3Error, user_errors, write_atomic
+from .core import I3Error, call_parse, user_errors, write_atomic
 from .tokenizer import ChunkTokenizer
 
 # %% ../nbs/02_data.ipynb #c006

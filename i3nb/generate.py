@@ -10,8 +10,7 @@ __all__ = ['PIECE', 'LARGE', 'feed', 'state_bytes', 'sample_filter', 'pick', 'ke
 import copy, math, os, sys
 from typing import Iterator
 import torch
-from fastcore.script import Param, call_parse
-from .core import I3Error, pick_device, pick_precision, user_errors
+from .core import I3Error, call_parse, pick_device, pick_precision, user_errors
 from .model import I3Model
 from .step import Step, step_library
 from .tokenizer import ChunkTokenizer
@@ -225,7 +224,7 @@ def show_samples(pieces):
 @call_parse
 @user_errors
 def i3nb_generate(
-    model: Param('folder of a trained model', str, required=True)=None,
+    model: str=None,          # folder of a trained model
     prompt: str='',           # the text begins so
     max_new_tokens: int=200,  # written after the prompt, at most
     temperature: float=.8,    # 0: always the best token
@@ -237,6 +236,7 @@ def i3nb_generate(
     precision: str='fp32',    # of the large matrices: fp32, bf16, fp16
 ):
     "Let a model write."
+    if not model: raise I3Error('--model is missing; for instance: i3nb_generate --model runs/demo')
     if n < 1: raise I3Error(f'n={n} cannot work; give 1 or more samples')
     device, precision = pick_device(device), pick_precision(pick_device(device), precision)
     m, tok = I3Model.from_pretrained(model, device), ChunkTokenizer.load(model)

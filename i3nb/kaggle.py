@@ -19,9 +19,8 @@ from importlib import metadata
 from pathlib import Path
 import psutil
 import torch
-from fastcore.script import call_parse
 import i3nb
-from .core import I3Config, I3Error, PRESETS, arch_serves, cpu_bf16_speedup, param_count, user_errors, write_atomic
+from .core import I3Config, I3Error, PRESETS, arch_serves, call_parse, cpu_bf16_speedup, param_count, user_errors, write_atomic
 from .data import HUB, hub_offline, hub_problem, open_sources
 from .forms import source_digest
 from .rehearsal import Way, find_way, try_forms

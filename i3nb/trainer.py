@@ -18,10 +18,9 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 from fastcore.basics import patch
-from fastcore.script import call_parse
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from .core import I3Config, I3Error, PRECISIONS, has_precision, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from .core import I3Config, I3Error, PRECISIONS, call_parse, has_precision, pick_device, pick_precision, seed_all, user_errors, write_atomic
 from .forms import ready
 from .native import keep_memory
 from .tokenizer import ChunkTokenizer
