@@ -129,16 +129,17 @@ class Needs(NamedTuple):
 _fresh = itertools.count(time.time_ns())
 _REPORT = re.compile(r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers([^\n]*)", re.S)
 
+@lru_cache
 def kernel_needs(
     source: str,    # CUDA C
     arch: str,      # 'sm_60'
     defines: tuple, # its macros
 )->dict:            # name -> `Needs`; raises RuntimeError where the source does not compile
     "Compile for a card and read what the assembler says about each kernel."
-    fresh = f'FRESH={next(_fresh)}'                       # newer compilers keep results, and say nothing when they find one
-    _, log = compile_cuda(source, arch, (*defines, fresh), ('--use_fast_math', '--ptxas-options=-v'))
+    report = lambda text: _REPORT.findall(compile_cuda(text, arch, defines, ('--use_fast_math', '--ptxas-options=-v'))[1])
+    found = report(source) or report(f'{source}\nextern "C" __device__ int fresh_{next(_fresh)};')   # newer assemblers keep results, and are silent when they find one
     shared = lambda line: int((re.search(r'(\d+) bytes smem', line) or [0, 0])[1])
-    return {name: Needs(int(regs), int(spill), shared(line)) for name, spill, regs, line in _REPORT.findall(log)}
+    return {name: Needs(int(regs), int(spill), shared(line)) for name, spill, regs, line in found}
 
 # %% ../nbs/00c_cuda.ipynb #c023
 ARCHS = tuple(f'sm_{k}' for k in (60, 70, 75, 80, 89, 90, 100, 120))

@@ -139,12 +139,14 @@ def experts_job(
 )->Job:
     "The choice of the form of the experts' products."
     capability, low = torch.cuda.get_device_capability(device), dtype != torch.float32
-    forms = ('gather',) + ('triton',)*(triton is not None and low and capability >= (7, 5)) + ('grouped',)*(low and capability >= (8, 0) and hasattr(torch, '_grouped_mm'))
+    grouped = dtype == torch.bfloat16 and capability >= (9, 0) and hasattr(torch, '_grouped_mm')     # elsewhere it waits for the card
+    forms = ('gather',) + ('triton',)*(triton is not None and low and capability >= (7, 5)) + ('grouped',)*grouped
     return Job(Part('experts', 'i3nb.moe_gpu:experts_trial'), forms + ('sorted',)*waiting, 'sorted' if waiting else 'gather', (('dtype', _KINDS[dtype]),))
 
 def experts_form(device: torch.device, dtype: torch.dtype)->str:
     "What serves a card and a type best: 'gather', 'triton', 'grouped', or the last chapter's exact groups, 'sorted'."
-    return form_for('experts', experts_job, device, dtype, not never_wait.active)
+    form = form_for('experts', experts_job, device, dtype, not never_wait.active)
+    return 'gather' if form == 'sorted' and never_wait.active else form       # even where somebody named it
 
 def tiles_serve(x: torch.Tensor, dtype: torch.dtype)->bool:
     "Whether tiles are the better way for `x`: where they are faster, and wherever waiting is impossible."
@@ -390,6 +392,10 @@ def experts_trial(
     torch.manual_seed(0)
     case = inputs(*small)
     compare(run(form, *case, dtype), run('sorted', *case, torch.float32), {'fp32': 1e-5, 'bf16': .02, 'fp16': .003}[_KINDS[dtype]])
+    if device.type == 'cuda' and form != 'sorted':
+        torch.cuda.set_sync_debug_mode('error')                             # PyTorch raises where the processor has to wait
+        try: run(form, *case, dtype)
+        finally: torch.cuda.set_sync_debug_mode('default')
     if not large: return 0.
     case = inputs(*large)
     return milliseconds(lambda: run(form, *case, dtype), device)

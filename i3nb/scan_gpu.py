@@ -412,7 +412,7 @@ def scan_trial(
     device: torch.device,
     n: int,                 # states a channel
     small=(2, 70, 40),      # (b, t, c) of the case whose numbers are compared
-    large=(4, 128, 512),    # (b, t, c) of the case that is timed; None: none is
+    large=(8, 256, 1024),   # (b, t, c) of the case that is timed; None: none is
 )->float:                   # milliseconds, forward and backward
     "One form's trial; raises where it fails or is wrong."
     def inputs(b, t, c):

@@ -466,12 +466,18 @@ def _accumulate(self: Trainer, x, y)->dict:
     for i, (xs, ys) in enumerate(pieces):
         share = len(xs)/len(x)                                             # the last piece may be smaller
         with self._exchange(i + 1 == len(pieces)):
-            with autocast(self.device, self.precision): out = (self.replica or self.model)(xs.to(self.device), ys.to(self.device))
+            with autocast(self.device, self.precision): out = (self.replica or self.model)(*self._upload(xs, ys))
             self.scaler.scale(out.loss*share).backward()
         seen = dict(loss=out.lm_loss, balance=out.balance, z=out.z, usage=out.usage.mean(0))
         if out.routes: seen['patterns'] = torch.stack([r.mean((0, 1)) for r in out.routes]).mean(0)
         for k, v in seen.items(): total[k] = total.get(k, 0) + v.detach().float()*share
     return total
+
+@patch
+def _upload(self: Trainer, *tensors)->list:
+    "Tensors on the card, through pinned memory, from which the card fetches them while the processor goes on."
+    if self.device.type != 'cuda' or tensors[0].is_cuda: return [t.to(self.device) for t in tensors]
+    return [t.pin_memory().to(self.device, non_blocking=True) for t in tensors]
 
 @patch
 def _exchange(self: Trainer, last: bool):
