@@ -432,6 +432,7 @@ def replacements(card: PretendedCard)->list:
     gather, outcome = moe_gpu._Gather, {str(card.device): _Outcome(card.outcome)}
     return [replaced.multiple(torch.cuda, **cuda_answers(card)), replaced.object(torch._VF, 'gru', stand_in_gru),
         replaced.object(F, 'scaled_dot_product_attention', stand_in_attention),
+        replaced.object(torch.Tensor, 'pin_memory', lambda x: x.clone()),                  # memory that a card may fetch from by itself
         replaced.object(dist, 'init_process_group', _through_gloo(dist.init_process_group)),
         replaced.dict(forms._known, outcome, clear=True), replaced.dict(forms._chosen, clear=True),
         *(replaced.object(m, 'nvrtc', _always(True)) for m in (scan_gpu, moe_gpu, head_gpu)),
