@@ -8,13 +8,13 @@ __all__ = ['CudaRecorder', 'GraphedStep']
 # %% ../nbs/07c_graphs.ipynb #c003
 import warnings
 import torch
-from .moe_gpu import never_wait
 
 # %% ../nbs/07c_graphs.ipynb #c006
 class CudaRecorder:
     "Records what a function launches, and launches it again."
     def record(self, f):
         "Run `f` twice on a stream of its own (libraries set themselves up), then record it; returns its outputs."
+        from i3nb.moe_gpu import never_wait                    # with Triton, which only a card needs
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with never_wait():                                     # the warm-up takes the forms that the recording will take

@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.nn.parallel import DistributedDataParallel
 from fastcore.basics import patch
 from safetensors import safe_open
 from tqdm.auto import tqdm
@@ -268,6 +266,8 @@ class World:
     def spread(self, model, precision: str):
         "`model`, or with several processes one whose backward pass averages the gradients on the way."
         if self.size == 1: return model
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks              # 70 MB that a process alone does without
+        from torch.nn.parallel import DistributedDataParallel
         card = self.device.type == 'cuda'
         spread = DistributedDataParallel(model, [self.device.index] if card else None, broadcast_buffers=False, gradient_as_bucket_view=True)
         hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
@@ -665,8 +665,17 @@ def _whole_step(self: Trainer)->tuple:
     norm = seen.pop('norm')
     if ok := math.isfinite(norm) and math.isfinite(seen['loss']):
         shorten(self.model.parameters(), norm, self.settings.clip)
-        self.optimizer.step()                              # the gradients are finite, so the scaler has nothing left to decide
+        self._move()
     return seen, norm, ok
+
+@patch
+def _move(self: Trainer):
+    "The optimizer's step. The gradients are finite, so the loss scaler has nothing left to decide. What a full card interrupts here is half done, so the run ends."
+    try: self.optimizer.step()
+    except RuntimeError as e:
+        if not out_of_memory(e): raise
+        raise I3Error(f'step {self.step+1}: the card ran out of memory in the optimizer, after some weights had moved; close what else uses the card, and run the same command again: '
+                      'it goes on from the last checkpoint') from e
 
 @patch
 def _note_outcome(self: Trainer, loss: float, scale: float, ok: bool):
