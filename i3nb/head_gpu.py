@@ -91,10 +91,12 @@ def head_trial(
     large=(1024, 35_584),   # (rows, v) of the case that is timed; None: none is
 )->float:                   # milliseconds
     "The trial of one form; raises where it fails or is wrong."
-    f, dtype = dict(cuda=softmax_gradient_gpu, torch=_softmax_gradient)[form], dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[dtype]
+    f = dict(cuda=softmax_gradient_gpu, torch=_softmax_gradient)[form]
+    dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[dtype]
     def run(f, rows, v):
         logits = torch.linspace(-5, 5, rows*v, device=device).sin().mul(5).view(rows, v).to(dtype)
-        bias, db, targets = torch.linspace(-5, 5, v, device=device).sin(), torch.zeros(v, device=device), torch.arange(rows, device=device) % v
+        bias, db = torch.linspace(-5, 5, v, device=device).sin(), torch.zeros(v, device=device)
+        targets = torch.arange(rows, device=device) % v
         return f(logits, bias, targets, 1., db), logits, db
     compare(run(f, 65, 300), run(_softmax_gradient, 65, 300), .005)
     return milliseconds(lambda: run(f, *large), device) if large else 0.
@@ -102,11 +104,12 @@ def head_trial(
 def head_job(device: torch.device, dtype: torch.dtype)->Job:
     "The choice of the form of the head's loss."
     kind = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16'}[dtype]
-    return Job(Part('head', 'i3nb.head_gpu:head_trial'), ('cuda',)*(nvrtc() is not None) + ('torch',), 'torch', (('dtype', kind),))
+    forms = ('cuda',)*(nvrtc() is not None) + ('torch',)
+    return Job(Part('head', 'i3nb.head_gpu:head_trial'), forms, 'torch', (('dtype', kind),))
 
 def head_form(
     device: torch.device,  # a CUDA device
     dtype: torch.dtype,    # of the logits
-):                         # `softmax_gradient_gpu`, or the model's form where that is faster or the kernels do not serve
+):                         # `softmax_gradient_gpu`, or the model's own form
     "The form for this card."
     return dict(cuda=softmax_gradient_gpu, torch=_softmax_gradient)[form_for('head', head_job, device, dtype)]

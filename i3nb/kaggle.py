@@ -176,13 +176,22 @@ class Rate:
     scan_ms: float  # the scan of ten layers, a sequence of 256 tokens, forward and backward
 
 RATES = {   # by what a card's name holds, else by capability
-    'P100': Rate(7., 549., 22., 1.16), 'V100': Rate(50., 675., 20., .8), 'T4': Rate(22., 240., 24., 2.), 'L4': Rate(50., 225., 24., 1.2),
-    'A100': Rate(130., 1100., 24., .8), 'H100': Rate(250., 1900., 23., .6), 'H200': Rate(250., 2400., 23., .55),
-    (6, 0): Rate(7., 250., 24., 2.), (7, 0): Rate(20., 240., 24., 2.), (8, 0): Rate(40., 300., 24., 1.), (9, 0): Rate(250., 1900., 23., .6)}
+    'P100': Rate(7., 549., 22., 1.16),
+    'V100': Rate(50., 675., 20., .8),
+    'T4': Rate(22., 240., 24., 2.),
+    'L4': Rate(50., 225., 24., 1.2),
+    'A100': Rate(130., 1100., 24., .8),
+    'H100': Rate(250., 1900., 23., .6),
+    'H200': Rate(250., 2400., 23., .55),
+    (6, 0): Rate(7., 250., 24., 2.),
+    (7, 0): Rate(20., 240., 24., 2.),
+    (8, 0): Rate(40., 300., 24., 1.),
+    (9, 0): Rate(250., 1900., 23., .6)}
 
 def rate_of(card: Card)->Rate:
     "A card's rates."
-    named = [r for name, r in RATES.items() if isinstance(name, str) and re.search(rf'\b{name}\b', card.name.replace('-', ' '))]
+    words = card.name.replace('-', ' ').split()
+    named = [r for name, r in RATES.items() if name in words]
     older = [c for c in RATES if isinstance(c, tuple) and c <= card.capability]
     return named[0] if named else RATES[max(older, default=(6, 0))]
 
@@ -192,10 +201,12 @@ def step_ms(
     cards: int=1,
 )->tuple:               # milliseconds a step of i3-300m: what is fixed, and all of it
     "What a training step should take, by counting."
-    products, muon, small, steady, optimizer = 183., 654., 1.54, 3.7, 16.   # GFLOP a sequence, GFLOP; GB a sequence, GB, GB
+    products, muon = 183., 654.                     # GFLOP: a sequence's, and Muon's
+    small, steady, optimizer = 1.54, 3.7, 16.       # GB that small operations move: a sequence's, and the same for any number
     each = products/rate.tflops + 1e3*small/rate.gbs + rate.scan_ms
     fixed = 10*256*rate.gru_us/1e3 + muon/rate.tflops/cards + 1e3*(steady + optimizer)/rate.gbs
-    if cards > 1: fixed += 28 + max(0., 82 - .6*each*sequences)             # directions of Muon; what of the gradients is not hidden, at 5 GB/s
+    if cards > 1:                                   # at 5 GB/s: Muon's directions, and what the backward pass does not hide
+        fixed += 28 + max(0., 82 - .6*each*sequences)
     return fixed, fixed + each*sequences
 
 def good_batch(rate: Rate, cards: int=1)->int:
@@ -226,11 +237,13 @@ class Plan:
 
     def way(self)->Way:
         "The same, as a rehearsal takes it."
-        return Way(self.preset, 'cuda' if self.cards else 'cpu', self.processes, self.precision, self.batch_size, self.micro_batch, self.recompute, self.graphs, self.plain)
+        same = {k: getattr(self, k) for k in ('preset', 'processes', 'precision', 'batch_size', 'micro_batch', 'recompute', 'graphs', 'plain')}
+        return Way(device='cuda' if self.cards else 'cpu', **same)
 
     def by(self, way: Way):
         "The plan that a rehearsal ended with."
-        return replace(self, cards=self.cards[:way.processes], precision=way.precision, micro_batch=way.micro_batch, graphs=way.graphs, plain=way.plain)
+        same = {k: getattr(way, k) for k in ('precision', 'micro_batch', 'graphs', 'plain')}
+        return replace(self, cards=self.cards[:way.processes], **same)
 
     def args(self)->list:
         "Arguments of `i3nb_train`."
@@ -284,7 +297,7 @@ def plan(
         said.append(f'i3-tiny: {card.memory_gb:.0f} GB are too few for i3-300m')
     if fits is None: fits = 1, True; said.append(f'{card.memory_gb:.0f} GB may be too few for {name}; it is tried with the smallest settings')
     if install := torch_for(card.capability, facts): said.append(f'torch {install} is installed for the training process: torch {facts.torch} ' + ('holds no code for' if facts.cuda_ok else 'finds no driver it can use for') + f' this card (sm_{card.capability[0]}{card.capability[1]})')
-    if not asked: said.append(f'{batch_size} sequences a step, so that what does not depend on their number takes at most a third of it')
+    if not asked: said.append(f'{batch_size} sequences a step: what does not depend on their number takes at most a third of it')
     if n > 1: said.append(f'{n} equal cards: a process each, {batch_size//n} sequences of the batch for each')
     if len(facts.cards) > n: said.append(f'of {len(facts.cards)} cards, {len(facts.cards)-n} idle: data parallel needs equal cards that share the batch')
     bf16 = card.capability >= (8, 0)
@@ -619,27 +632,42 @@ def probe(
     find_way=find_way,
 )->dict:                    # `forms`, and as from `find_way`
     "Try on the machine itself what training will do."
-    key = dict(plan=asdict(chosen.way()), cards=[asdict(facts.cards[i]) for i in chosen.cards], driver=facts.driver, torch=chosen.install or facts.torch, source=source_digest())
+    cards = [asdict(facts.cards[i]) for i in chosen.cards]
+    key = dict(plan=asdict(chosen.way()), cards=cards, driver=facts.driver, torch=chosen.install or facts.torch, source=source_digest())
     if kept := _kept(file, key): return kept
     if chosen.cards: say('trying the kernels')
     forms = try_forms(chosen.way(), env) if chosen.cards else dict(choices={}, results={}, said=[])
-    outcome = dict(key=key, forms=forms, **(find_way(chosen.way(), env, say=say) if 'why' not in forms else dict(way=None, step=None, given_up=[], failed=[f"the kernels: {forms['why']}"])))
+    if 'why' in forms: found = dict(way=None, step=None, given_up=[], failed=[f"the kernels: {forms['why']}"])
+    else: found = find_way(chosen.way(), env, say=say)
+    outcome = dict(key=key, forms=forms, **found)
     if outcome['way']: write_atomic(file, json.dumps(outcome, indent=1) + '\n')
     return outcome
 
+def _check_forms(forms: dict)->list:
+    "The line about the kernels; none where none was tried."
+    if not forms.get('choices'): return []
+    def named(key, form):
+        ms = forms['results'][key].get(form, {}).get('ms')
+        return f'{key}: {form}' + (f' ({ms:.2f} ms)' if ms is not None else '')
+    found = '; '.join(named(*pair) for pair in forms['choices'].items())
+    if not forms['said']: return [Check('kernels', found)]
+    racing = ('scan', 'ops', 'head', 'gru')                # of these the last resort is the slow one
+    slow = [k for k, form in forms['choices'].items() if form == forms['last'][k] and k.split()[0] in racing]
+    instead = f"The slower form serves for {', '.join(slow)}" if slow else 'Another form serves'
+    return [Check('kernels', found, 'warn', '. '.join([*forms['said'], instead]))]
+
 def check_probe(outcome: dict)->list:
     "The proof, as lines of the pre-flight."
-    forms, step, out = outcome['forms'], outcome['step'], []
-    if forms.get('choices'):
-        slow = [k for k, form in forms['choices'].items() if form == forms['last'][k] and k.split()[0] in ('scan', 'ops', 'head', 'gru')]
-        found = '; '.join(f'{k}: {form}' + (f" ({forms['results'][k][form]['ms']:.2f} ms)" if 'ms' in forms['results'][k].get(form, {}) else '') for k, form in forms['choices'].items())
-        remedy = '. '.join(forms['said']) + (f". The slower form serves for {', '.join(slow)}" if slow else '. Another form serves' if forms['said'] else '')
-        out.append(Check('kernels', found, 'warn' if forms['said'] else 'ok', remedy))
-    if not step: return out + [Check('three steps', '; '.join(outcome['failed']), 'stop', 'restart the session, or choose another accelerator')]
+    lines, step = _check_forms(outcome['forms']), outcome['step']
+    failed = '; '.join(outcome['failed'])
+    if not step: return [*lines, Check('three steps', failed, 'stop', 'restart the session, or choose another accelerator')]
     way = Way(**outcome['way'])
-    how = f"{way.precision}, {way.processes} process{'es' if way.processes > 1 else ''}" + (', recorded' if step['recorded'] else '') + (', blocks recomputed' if way.recompute else '')
-    given_up = 'given up: ' + '; '.join(outcome['given_up']) if outcome['given_up'] else ''
-    return out + [Check('three steps', f"{step['ms']:.0f} ms for a step of two layers ({how}), loss {step['losses'][-1]:.2f}", 'warn' if given_up else 'ok', given_up and f"{given_up}. What failed: {'; '.join(outcome['failed'])}")]
+    how = [way.precision, f"{way.processes} process{'es' if way.processes > 1 else ''}"]
+    how += ['recorded']*step['recorded'] + ['blocks recomputed']*way.recompute
+    found = f"{step['ms']:.0f} ms for a step of two layers ({', '.join(how)}), loss {step['losses'][-1]:.2f}"
+    if not outcome['given_up']: return [*lines, Check('three steps', found)]
+    given_up = '; '.join(outcome['given_up'])
+    return [*lines, Check('three steps', found, 'warn', f'given up: {given_up}. What failed: {failed}')]
 
 # %% ../nbs/14_kaggle.ipynb #c069
 def checkpoints_below(root: Path)->list:
@@ -896,13 +924,16 @@ class Session:
     def preflight(self)->Report:
         "Look at everything, and let a card show that it works; the table for the notebook."
         self.look()
-        if self.plan.install: self.report.append(Check('three steps', f'rehearsed by session.start(), once torch {self.plan.install} is there'))
-        elif self.plan.cards and not attach(self.folder) and self.report.verdict != 'stop': self.report.extend(self.prove(self._env()))
+        later = f'rehearsed by session.start(), once torch {self.plan.install} is there'
+        if self.plan.install: self.report.append(Check('three steps', later))
+        elif self.plan.cards and not attach(self.folder) and self.report.verdict != 'stop':
+            self.report.extend(self.prove(self._env()))
         return self.report
 
     def _env(self, overlay=None)->dict:
         "The environment of the training process."
-        return train_env(self.facts, self.plan, self.places.scratch, overlay) | dict(I3NB_FORMS=str(self.places.scratch/'forms.json'))
+        scratch = self.places.scratch
+        return train_env(self.facts, self.plan, scratch, overlay) | dict(I3NB_FORMS=str(scratch/'forms.json'))
 
     def prove(self, env: dict, say=print)->list:
         "Try on the machine itself what training will do, and take the way that works; the lines of the pre-flight."

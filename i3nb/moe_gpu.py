@@ -36,7 +36,7 @@ def tile_rows(
     "Give each pair a row, each expert whole tiles. Never waits for the device."
     flat, (n, k) = experts.flatten(), experts.shape
     each = torch.arange(n_experts, device=flat.device)
-    seen = (each[:, None] == flat).flatten().cumsum(0).view(n_experts, n*k)  # pairs so far: all of the experts before, some of this one
+    seen = (each[:, None] == flat).flatten().cumsum(0).view(n_experts, n*k)  # pairs so far, of the experts before too
     before = F.pad(seen[:, -1], (1, 0))                                      # (e+1,)
     counts = before.diff()
     ends = ((counts + tile - 1)//tile*tile).cumsum(0)                        # (e,)
@@ -114,18 +114,20 @@ class _Triton:
         (_, d, f), rows = w.shape, len(x)
         y, tile = x.new_empty(rows, f), rows//len(tiles.expert)
         with torch.cuda.device_of(x):                                        # Triton launches on the current device
-            _tri_times[-(-f//128), len(tiles.expert)](x.contiguous(), w, y, tiles.expert, d, f, *w.stride(), TILE=tile, BD=32, BF=128, num_warps=8, num_stages=3)
+            _tri_times[-(-f//128), len(tiles.expert)](x.contiguous(), w, y, tiles.expert, d, f, *w.stride(),
+                TILE=tile, BD=32, BF=128, num_warps=8, num_stages=3)
         return y
     @staticmethod
     def outer(x, y, tiles):
         e, d, f = len(tiles.ends), x.shape[1], y.shape[1]
         w = x.new_empty(e, d, f)
         with torch.cuda.device_of(x):
-            _tri_outer[-(-f//128), -(-d//128), e](x.contiguous(), y.contiguous(), w, tiles.ends, d, f, BD=128, BF=128, BK=32, num_warps=8, num_stages=3)
+            _tri_outer[-(-f//128), -(-d//128), e](x.contiguous(), y.contiguous(), w, tiles.ends, d, f,
+                BD=128, BF=128, BK=32, num_warps=8, num_stages=3)
         return w
 
 class never_wait:
-    "While active, the experts take forms that never wait for the card, even where waiting is faster: for a step that is recorded."
+    "While active, as for a step that is recorded, the experts take forms that never wait for the card."
     active = 0
     def __enter__(self): never_wait.active += 1
     def __exit__(self, *_): never_wait.active -= 1
@@ -139,9 +141,11 @@ def experts_job(
 )->Job:
     "The choice of the form of the experts' products."
     capability, low = torch.cuda.get_device_capability(device), dtype != torch.float32
-    grouped = dtype == torch.bfloat16 and capability >= (9, 0) and hasattr(torch, '_grouped_mm')     # elsewhere it waits for the card
-    forms = ('gather',) + ('triton',)*(triton is not None and low and capability >= (7, 5)) + ('grouped',)*grouped
-    return Job(Part('experts', 'i3nb.moe_gpu:experts_trial'), forms + ('sorted',)*waiting, 'sorted' if waiting else 'gather', (('dtype', _KINDS[dtype]),))
+    tritons = triton is not None and low and capability >= (7, 5)
+    grouped = dtype == torch.bfloat16 and capability >= (9, 0) and hasattr(torch, '_grouped_mm')   # elsewhere it waits
+    forms = ('gather',) + ('triton',)*tritons + ('grouped',)*grouped + ('sorted',)*waiting
+    last = 'sorted' if waiting else 'gather'
+    return Job(Part('experts', 'i3nb.moe_gpu:experts_trial'), forms, last, (('dtype', _KINDS[dtype]),))
 
 def experts_form(device: torch.device, dtype: torch.dtype)->str:
     "What serves a card and a type best: 'gather', 'triton', 'grouped', or the last chapter's exact groups, 'sorted'."
@@ -350,8 +354,9 @@ def _small_operations(ops, device, dtype, n=5, d=24, f=40, tile=4):
     x, w, b1, b2, experts = r(n, d), r(n, 2).abs(), r(4, f), r(4, d), torch.arange(2*n, device=device).view(n, 2) % 4
     tiles = tile_rows(experts, 4, tile)
     xs, a, dh = ops.gather(x, tiles.src, dtype), r(len(tiles.src), f).to(dtype), r(len(tiles.src), f).to(dtype)
-    return [xs, ops.bias_gelu(a, b1, tiles), a, ops.combine(xs, tiles, experts, w, b2), *ops.gelu_backward(a, dh, tiles),
-        *ops.spread(x.to(dtype), xs, tiles, experts, w, b2), ops.add_up(xs, tiles, torch.float32)]
+    forward = [xs, ops.bias_gelu(a, b1, tiles), a, ops.combine(xs, tiles, experts, w, b2)]
+    backward = [*ops.gelu_backward(a, dh, tiles), *ops.spread(x.to(dtype), xs, tiles, experts, w, b2)]
+    return [*forward, *backward, ops.add_up(xs, tiles, torch.float32)]
 
 def ops_trial(
     form: str,             # 'cuda' or 'torch'
@@ -361,12 +366,14 @@ def ops_trial(
 )->float:                  # milliseconds
     "The trial of one form of the small operations; raises where it fails or is wrong."
     ops, dtype = dict(cuda=_CudaOps, torch=_TorchOps)[form], {v: k for k, v in _KINDS.items()}[dtype]
-    compare(_small_operations(ops, device, dtype), _small_operations(_TorchOps, device, dtype), 4*torch.finfo(dtype).eps + 1e-5)
+    want = _small_operations(_TorchOps, device, dtype)
+    compare(_small_operations(ops, device, dtype), want, 4*torch.finfo(dtype).eps + 1e-5)
     return milliseconds(lambda: _small_operations(ops, device, dtype, **large), device) if large else 0.
 
 def ops_job(device: torch.device, dtype: torch.dtype)->Job:
     "The choice of the form of the small operations."
-    return Job(Part('ops', 'i3nb.moe_gpu:ops_trial'), ('cuda',)*(nvrtc() is not None) + ('torch',), 'torch', (('dtype', _KINDS[dtype]),))
+    forms = ('cuda',)*(nvrtc() is not None) + ('torch',)
+    return Job(Part('ops', 'i3nb.moe_gpu:ops_trial'), forms, 'torch', (('dtype', _KINDS[dtype]),))
 
 def ops_form(device: torch.device, dtype: torch.dtype):
     "`_CudaOps` where it is right and faster on this card, else `_TorchOps`."
@@ -384,16 +391,18 @@ def experts_trial(
     dtype = {v: k for k, v in _KINDS.items()}[dtype]
     def inputs(n, d, f):
         r = lambda *s: (torch.randn(*s, device=device)*s[-1]**-.5).requires_grad_()
-        return [r(n, d), torch.rand(n, 2, device=device).requires_grad_(), r(4, d, f), r(4, f), r(4, f, d), r(4, d)], torch.rand(n, 4, device=device).topk(2).indices
+        weights, experts = torch.rand(n, 2, device=device).requires_grad_(), torch.rand(n, 4, device=device).topk(2).indices
+        return [r(n, d), weights, r(4, d, f), r(4, f), r(4, f, d), r(4, d)], experts
     def run(form, xs, experts, dtype):
         if form == 'sorted': y = ExpertFFN.apply(*xs, group_rows(experts, 4), dtype)
         else: y = TiledFFN.apply(*xs, experts, dtype, _FORMS[form], _TorchOps)
         return y, *torch.autograd.grad(y.float().sin().sum(), xs)
     torch.manual_seed(0)
     case = inputs(*small)
-    compare(run(form, *case, dtype), run('sorted', *case, torch.float32), {'fp32': 1e-5, 'bf16': .02, 'fp16': .003}[_KINDS[dtype]])
+    tolerance = dict(fp32=1e-5, bf16=.02, fp16=.003)[_KINDS[dtype]]
+    compare(run(form, *case, dtype), run('sorted', *case, torch.float32), tolerance)
     if device.type == 'cuda' and form != 'sorted':
-        torch.cuda.set_sync_debug_mode('error')                             # PyTorch raises where the processor has to wait
+        torch.cuda.set_sync_debug_mode('error')                             # PyTorch raises where it has to wait
         try: run(form, *case, dtype)
         finally: torch.cuda.set_sync_debug_mode('default')
     if not large: return 0.

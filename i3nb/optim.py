@@ -91,7 +91,7 @@ def _short_factor(x, rounds, left: bool):
     return (Q*factor).to(x.dtype)
 
 def _unit_scale(shape, norm):
-    "The factor that gives matrices of Frobenius norm `norm` the length r**.25, r their short side; a shorter one than 1e-18 stays short."
+    "What gives matrices of Frobenius norm `norm` the length r**.25, r their short side; one below 1e-18 stays short."
     return min(shape[-2:])**.25/norm.clamp_min(1e-18)
 
 def orthogonalize(
@@ -201,15 +201,17 @@ class Muon(PlainOptimizer):
         alike = {}
         for group in self.param_groups:
             for p in group['params']:
-                if p.grad is not None: alike.setdefault((id(group), p.shape, p.dtype, p.device), (group, []))[1].append(p)
+                if p.grad is None: continue
+                alike.setdefault((id(group), p.shape, p.dtype, p.device), (group, []))[1].append(p)
         few = lambda ps: max(1, most//ps[0].numel())
         return [(ps[i:i+few(ps)], group) for group, ps in alike.values() for i in range(0, len(ps), few(ps))]
 
     def _directions(self, i: int, ps: list, group: dict)->tuple:
-        "Batch `i`'s directions (matrices, r, c), and in a team the broadcast that brings them: process i of n finds every n-th batch's."
+        "Batch `i`'s directions (matrices, r, c), and in a team the broadcast that brings them from their finder."
         mu, grads, ms = group['momentum'], [p.grad for p in ps], [self.state[p]['momentum'] for p in ps]
         if ms[0].dtype == grads[0].dtype: torch._foreach_lerp_(ms, grads, 1-mu)
-        else: [_take_in(g, m, mu) for g, m in zip(grads, ms)]
+        else:
+            for g, m in zip(grads, ms): _take_in(g, m, mu)
         rank, size, shared = self.team or (0, 1, None)
         dtype, owner = group['ns_dtype'] or shared or _DTYPES[pick_precision(ps[0].device)], i % size
         if owner == rank:
@@ -218,7 +220,8 @@ class Muon(PlainOptimizer):
         else:
             one = _matrices(ps[0], group['parts'])
             u = one.new_empty(len(ps)*len(one), *one.shape[1:], dtype=dtype)
-        return u, dist.broadcast(u.view(torch.uint8), owner, async_op=True) if self.team else None   # bytes: every backend knows them
+        if not self.team: return u, None
+        return u, dist.broadcast(u.view(torch.uint8), owner, async_op=True)              # bytes: every backend knows them
 
 # %% ../nbs/09_optim.ipynb #c027
 _DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
@@ -339,7 +342,8 @@ def _make_adam_states(opt):
         for p in g['params']:
             if p not in opt.state or not opt.state[p]:
                 step = torch.zeros((), dtype=torch.float32, device=p.device if g['fused'] else 'cpu')
-                opt.state[p] = dict(step=step, **{k: torch.zeros_like(p, memory_format=torch.preserve_format) for k in ('exp_avg', 'exp_avg_sq')})
+                mean, square = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
+                opt.state[p] = dict(step=step, exp_avg=mean, exp_avg_sq=square)
 
 class Optimizers:
     "Several optimizers behind the interface of one."
@@ -367,7 +371,7 @@ class Optimizers:
             else: _make_adam_states(o)
 
     def share(self, rank: int, size: int, precision: str):
-        "Muon's work is shared by `size` processes with equal gradients; the products' type must be the same in all of them."
+        "Muon's work is shared by `size` processes with equal gradients; all take the same type of products."
         for o in self.parts:
             if isinstance(o, Muon) and size > 1: o.team = rank, size, _DTYPES[precision]
 

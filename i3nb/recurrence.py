@@ -204,7 +204,7 @@ def gru_trial(
         return y, last, *torch.autograd.grad(y.float().sin().sum() + last.float().sum(), xs)
     torch.manual_seed(0)
     xs = inputs(*small)
-    compare(run(form, xs), run('loop', xs), .01 if form == 'half' else .003)            # cuDNN multiplies fp32 in tf32 on newer cards
+    compare(run(form, xs), run('loop', xs), .01 if form == 'half' else .003)   # cuDNN takes tf32 for fp32 on newer cards
     if not large: return 0.
     xs = inputs(*large)
     return milliseconds(lambda: run(form, xs), device)

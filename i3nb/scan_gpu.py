@@ -293,7 +293,7 @@ class _GpuScan(Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dhT):
-        u, delta, A, B, C, D, kept = ctx.saved_tensors                       # once: recomputation hands each out only once
+        u, delta, A, B, C, D, kept = ctx.saved_tensors                  # once: recomputation hands each out only once
         (b, t, _), (c, n) = u.shape, A.shape
         du, ddelta = (delta.new_empty(u.shape) for _ in range(2))
         dA, dh0 = (kept.new_empty(b, c, n) for _ in range(2))
@@ -417,7 +417,8 @@ def scan_trial(
     "One form's trial; raises where it fails or is wrong."
     def inputs(b, t, c):
         r = lambda *s: torch.randn(*s, device=device)
-        return [x.requires_grad_() for x in (r(b, t, c), r(b, t, c).exp()*.1, -r(c, n).exp(), r(b, t, n), r(b, t, n), r(c), r(b, c, n))]
+        xs = r(b, t, c), r(b, t, c).exp()*.1, -r(c, n).exp(), r(b, t, n), r(b, t, n), r(c), r(b, c, n)
+        return [x.requires_grad_() for x in xs]
     def run(form, xs):
         y, h = selective_scan(*xs, form=form)
         return y, h, *torch.autograd.grad(y.sum() + (h*h).sum(), xs)
@@ -434,7 +435,8 @@ def scan_job(
 )->Job:
     "The choice of the scan's form."
     fits = n in (8, 16, 32, 64, 128)
-    forms = ('cuda',)*(fits and nvrtc() is not None) + ('triton',)*(fits and triton is not None and torch.cuda.get_device_capability(device) >= (7, 5))
+    tritons = fits and triton is not None and torch.cuda.get_device_capability(device) >= (7, 5)
+    forms = ('cuda',)*(fits and nvrtc() is not None) + ('triton',)*tritons
     return Job(Part('scan', 'i3nb.scan_gpu:scan_trial'), forms, 'segmented', (('n', n),))
 
 def gpu_form(device: torch.device, n: int)->str:

@@ -266,10 +266,11 @@ class World:
     def spread(self, model, precision: str):
         "`model`, or with several processes one whose backward pass averages the gradients on the way."
         if self.size == 1: return model
-        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks              # 70 MB that a process alone does without
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks     # 70 MB that one process does without
         from torch.nn.parallel import DistributedDataParallel
         card = self.device.type == 'cuda'
-        spread = DistributedDataParallel(model, [self.device.index] if card else None, broadcast_buffers=False, gradient_as_bucket_view=True)
+        cards = [self.device.index] if card else None
+        spread = DistributedDataParallel(model, cards, broadcast_buffers=False, gradient_as_bucket_view=True)
         hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
         if card and hook: spread.register_comm_hook(None, hook)
         return spread
@@ -305,14 +306,20 @@ def run_processes(
 )->int:                  # 0 if all ended well, else the status of the first that did not
     "Run a command in `n` processes of one `World`."
     where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_free_port()), WORLD_SIZE=str(n))
-    start = lambda i: subprocess.Popen(command, env={**os.environ, **where, 'RANK': str(i), 'LOCAL_RANK': str(i)}, start_new_session=True)
+    def start(i):
+        env = {**os.environ, **where, 'RANK': str(i), 'LOCAL_RANK': str(i)}
+        return subprocess.Popen(command, env=env, start_new_session=True)
     with CleanStop() as stop:
         crew, told, status, failed = [start(i) for i in range(n)], False, 0, None
         try:
             while None in [p.poll() for p in crew]:               # a list: each of them is asked
-                if stop.asked and not told: told = True; _send(crew, signal.SIGTERM)
+                if stop.asked and not told:
+                    told = True
+                    _send(crew, signal.SIGTERM)
                 status = status or next((p.returncode for p in crew if p.returncode), 0)
-                if status and failed is None: failed = time.monotonic(); _send(crew, signal.SIGTERM)
+                if status and failed is None:
+                    failed = time.monotonic()
+                    _send(crew, signal.SIGTERM)
                 if failed and time.monotonic() > failed + grace: _send(crew, signal.SIGKILL)
                 time.sleep(.05)
         finally: _send(crew, signal.SIGKILL)                      # only after a second signal are there any left
@@ -414,7 +421,9 @@ class Trainer:
         self.micro = min(s.micro_batch, s.batch_size//self.world.size)
         self.last_norm = None                          # of the gradients of the step before, in little memory
         seed_all(s.seed)
-        if self.device.type == 'cuda': self.world.one_by_one(lambda: ready(card_jobs(cfg, self.device, self.precision), self.device, say=self.say))
+        if self.device.type == 'cuda':
+            jobs = card_jobs(cfg, self.device, self.precision)
+            self.world.one_by_one(lambda: ready(jobs, self.device, say=self.say))
         self._build()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16')
         self.graphed = self._recorded()
@@ -428,14 +437,16 @@ class Trainer:
 
     def _build(self):
         "Model and optimizer, with all their states, so that a card on which these do not fit says so at once."
+        lean = dict(state_dtype=torch.bfloat16, by_block=True) if self.small else {}
         try:
             self.model = I3Model(self.cfg).to(self.device)
-            self.optimizer = build_optimizer(self.model, self.settings.recipe, lr=self.settings.lr, **(dict(state_dtype=torch.bfloat16, by_block=True) if self.small else {}))
+            self.optimizer = build_optimizer(self.model, self.settings.recipe, lr=self.settings.lr, **lean)
             self.optimizer.make_states()
         except RuntimeError as e:
             if not out_of_memory(e): raise
-            raise I3Error('the card is too small for the weights and the optimizer; use --memory small, or a smaller preset') from e
-        self.replica = self.world.spread(self.model, self.precision) if self.world.size > 1 and not self.small and not self._records() else None
+            raise I3Error('the card is too small for weights and optimizer; use --memory small, or a smaller preset') from e
+        exchanging = self.world.size > 1 and not self.small and not self._records()
+        self.replica = self.world.spread(self.model, self.precision) if exchanging else None
         if not self.small: self.optimizer.share(self.world.rank, self.world.size, self._agreed_precision('auto'))
 
     def _agreed_precision(self, asked: str)->str:
@@ -446,8 +457,8 @@ class Trainer:
         "Whether steps are recorded as CUDA graphs."
         s = self.settings
         if s.graphs is not None: return s.graphs
-        fits = self.device.type == 'cuda' and self.world.size == 1 and s.memory == 'normal' and not s.sparsity and not self.cfg.checkpoint
-        return fits and torch.cuda.get_device_capability(self.device) >= (8, 0)
+        alike = s.memory == 'normal' and not s.sparsity and not self.cfg.checkpoint       # every step is like the one before
+        return alike and self.device.type == 'cuda' and self.world.size == 1 and torch.cuda.get_device_capability(self.device) >= (8, 0)
 
     def say(self, line: str):
         if self.progress: tqdm.write(line, file=sys.stderr)
@@ -481,8 +492,9 @@ def _upload(self: Trainer, *tensors)->list:
 
 @patch
 def _exchange(self: Trainer, last: bool):
-    "Around a micro-batch: its backward pass averages the gradients over all processes if it is the last of a step whose size is known to fit."
-    return contextlib.nullcontext() if self.replica is None or last and self.fits else self.replica.no_sync()
+    "Around a micro-batch: the backward pass of a step's last one averages gradients, once the size is known to fit."
+    if self.replica is None or last and self.fits: return contextlib.nullcontext()
+    return self.replica.no_sync()
 
 @patch
 def _recorded(self: Trainer, recorder=None):
@@ -507,7 +519,8 @@ def _until_it_fits(self: Trainer, work):
             if not out_of_memory(e): raise
             out, full = {}, True
         if self.fits and not full: return out
-        if self.fits and self.world.size > 1: raise I3Error(f'step {self.step+1}: the card ran out of memory, though this size fitted before; close what else uses the card, and go on with --micro_batch {max(1, self.micro//2)}')
+        if self.fits and self.world.size > 1: raise I3Error(f'step {self.step+1}: the card ran out of memory, though this size '
+            f'fitted before; close what else uses the card, and go on with --micro_batch {max(1, self.micro//2)}')
         if not self.world.any(full): return out
         self._halve()
 
@@ -626,7 +639,8 @@ def _descend(self: Trainer, x, y, move: bool)->tuple:
     self.model.embed(x).backward(g)
     norms.append(self._part_step('embed', move))
     mean = lambda k: torch.stack([s[k] for s in looks if k in s]).mean(0)
-    seen = dict(loss=loss, **{k: mean(k) for k in ('balance', 'z', 'usage', 'patterns') if any(k in s for s in looks)}, loss_scale=self.scaler.scale(torch.ones((), device=self.device)))
+    known = [k for k in ('balance', 'z', 'usage', 'patterns') if any(k in s for s in looks)]
+    seen = dict(loss=loss, loss_scale=self._loss_scale(), **{k: mean(k) for k in known})
     return self._read(seen), math.hypot(*norms)
 
 @patch
@@ -657,11 +671,16 @@ def _read(self: Trainer, seen: dict)->dict:
     return out
 
 @patch
+def _loss_scale(self: Trainer)->torch.Tensor:
+    "The loss scale, on the card; 1 where there is none."
+    return self.scaler.scale(torch.ones((), device=self.device))
+
+@patch
 def _whole_step(self: Trainer)->tuple:
     "One step with all gradients at once: what was seen, their norm, whether all was finite."
     seen = self._gradients()
     for opt in self.optimizer.parts: self.scaler.unscale_(opt)
-    seen = self._read(dict(seen, norm=gradient_norm(self.model.parameters()), loss_scale=self.scaler.scale(torch.ones((), device=self.device))))
+    seen = self._read(dict(seen, norm=gradient_norm(self.model.parameters()), loss_scale=self._loss_scale()))
     norm = seen.pop('norm')
     if ok := math.isfinite(norm) and math.isfinite(seen['loss']):
         shorten(self.model.parameters(), norm, self.settings.clip)
@@ -670,12 +689,12 @@ def _whole_step(self: Trainer)->tuple:
 
 @patch
 def _move(self: Trainer):
-    "The optimizer's step. The gradients are finite, so the loss scaler has nothing left to decide. What a full card interrupts here is half done, so the run ends."
+    "The optimizer's step. Gradients are finite here. What a full card interrupts is half done, so the run ends."
     try: self.optimizer.step()
     except RuntimeError as e:
         if not out_of_memory(e): raise
-        raise I3Error(f'step {self.step+1}: the card ran out of memory in the optimizer, after some weights had moved; close what else uses the card, and run the same command again: '
-                      'it goes on from the last checkpoint') from e
+        raise I3Error(f'step {self.step+1}: the card ran out of memory in the optimizer, after some weights had moved; '
+            'close what else uses the card, and run the same command again: it goes on from the last checkpoint') from e
 
 @patch
 def _note_outcome(self: Trainer, loss: float, scale: float, ok: bool):
@@ -737,9 +756,11 @@ def load_state_dict(self: Trainer, state: dict):
 
 @patch
 def _go_on_in(self: Trainer, before: str):
-    "Which precision a resumed run computes in: an asked for one must be the run's; a chosen one may change with the machine."
+    "Which precision a resumed run computes in: a chosen one may change with the machine, one that was asked for may not."
     if before == self.precision: return
-    if self.settings.precision != 'auto' and has_precision(self.device, before): raise I3Error(f"{str(self.out)!r} holds a run with precision={before}, now precision={self.precision}; use the same value, 'auto', or another --out")
+    if self.settings.precision != 'auto' and has_precision(self.device, before):
+        raise I3Error(f"{str(self.out)!r} holds a run with precision={before}, now precision={self.precision}; "
+            "use the same value, 'auto', or another --out")
     self.say(f'the run was computed in {before} until now; on this machine it goes on in {self.precision}')
 
 @patch
@@ -777,7 +798,8 @@ def validate(self: Trainer, max_docs: int=None)->dict:
     "Validation figures under their names in `metrics.jsonl`; nothing where there is no validation text."
     if not self.data.val: return {}
     self._give_back()
-    e = evaluate(self.model, self.data.val, self.data.tokenizer, self.precision, max_docs, world=self.world, **(dict(batch_tokens=256, max_len=256) if self.small else {}))
+    little = dict(batch_tokens=256, max_len=256) if self.small else {}
+    e = evaluate(self.model, self.data.val, self.data.tokenizer, self.precision, max_docs, world=self.world, **little)
     return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
 
 @patch
@@ -839,7 +861,7 @@ def _wish(self: Trainer, stop)->bool:
 
 @patch
 def _more(self: Trainer, stop)->bool:
-    "Whether there is another step to do; asked by all processes before each step. Process 0's clock counts, and everybody's wish to stop."
+    "Whether there is another step to do, by process 0's clock and everybody's wish to stop; asked by all before each."
     mine = self.work_done if self.world.first else 0.
     self.progress_made, wishes = self.world.sum(mine, float(self._wish(stop)))
     if wishes and not stop.asked: stop.asked = 'a signal to another process'
@@ -870,7 +892,8 @@ def _loop(self: Trainer, metrics, stop)->dict:
 def _due(self: Trainer)->list:
     "What process 0 finds due after a step: nothing but the end, a look, a checkpoint, a story that was asked for."
     first = self.world.first
-    mine = [self.work_done >= 1, self.looks.due(self.step), self.saves.due(self.step), take(self.out/'SAMPLE')] if first else [False]*4
+    if first: mine = [self.work_done >= 1, self.looks.due(self.step), self.saves.due(self.step), take(self.out/'SAMPLE')]
+    else: mine = [False]*4
     return [x > 0 for x in self.world.sum(*map(float, mine))] if self.world.size > 1 else mine
 
 @patch
@@ -934,7 +957,8 @@ def _recording(graphs: bool, eager: bool)->bool|None:
 
 def _crew_size(processes: int, batch_size: int)->int:
     "How many processes share a batch."
-    if processes < 1 or batch_size % processes: raise I3Error(f'--processes {processes} does not divide --batch_size {batch_size}; choose a divisor of it')
+    if processes < 1 or batch_size % processes:
+        raise I3Error(f'--processes {processes} does not divide --batch_size {batch_size}; choose a divisor of it')
     return processes
 
 # %% ../nbs/13_trainer.ipynb #c086
