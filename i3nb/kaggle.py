@@ -211,9 +211,10 @@ def step_ms(
 
 def good_batch(rate: Rate, cards: int=1)->int:
     "Sequences a step, over all cards: what is fixed takes at most a third of it; from 16 to 256 a card."
-    each, third = 16, 1/3
-    while each < 256 and step_ms(rate, each, cards)[0] > third*step_ms(rate, each, cards)[1]: each *= 2
-    return each*cards
+    def fixed_share(each):
+        fixed, whole = step_ms(rate, each, cards)
+        return fixed/whole
+    return cards*next(each for each in (16, 32, 64, 128, 256) if each == 256 or fixed_share(each) <= 1/3)
 
 # %% ../nbs/14_kaggle.ipynb #c021
 @dataclass(frozen=True)

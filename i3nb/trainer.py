@@ -63,7 +63,7 @@ def evaluate(
             nbytes += target_bytes(e.y, tokenizer.byte_lengths)
             bar.update(n)
     model.train(was_training)
-    nll, tokens, nbytes = nll.item(), tokens, nbytes
+    nll = nll.item()
     if world: nll, tokens, nbytes = world.sum(nll, tokens, nbytes)
     if not tokens: raise I3Error('evaluation: the data hold no text; give a file with at least one document')
     loss = nll/tokens
