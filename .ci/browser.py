@@ -6,178 +6,342 @@
 FOLDER gets screenshots (01-… .png) and the notebook as the page saved it. Needs what `make env` installs, and: Debian's
 `chromium` and `chromium-driver`, and `pip install selenium`. Status 0 if all went as promised, 1 if not, 77 if a tool is missing.
 """
-import argparse, json, os, secrets, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-         '--disable-sync', '--disable-dev-shm-usage', '--force-device-scale-factor=1', '--window-size=1280,1500']
+FLAGS = [
+    '--headless=new',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+    '--disable-dev-shm-usage',
+    '--force-device-scale-factor=1',
+    '--window-size=1280,1500',
+]
 
 # A run of a tiny model on the embedded grammar, in its own process and process group, and a dashboard on it.
-DEMO = '''import os, subprocess, sys
+DEMO = """import os, subprocess, sys
 from i3nb.dashboard import watch
 run = os.environ['I3NB_BROWSER_RUN']
 with open(run + '.py', 'w') as f: f.write('from i3nb.trainer import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
 train = subprocess.Popen([sys.executable, run + '.py', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,
     '--minutes', os.environ['I3NB_BROWSER_MINUTES'], '--max_mb', '1', '--vocab_size', '1200', '--batch_size', '4', '--seq_len', '64', '--eval_every', '20', '--eval_docs', '8', '--checkpoint_every', '25'],
     stdout=open(run + '.log', 'w'), stderr=subprocess.STDOUT, start_new_session=True)
-state = watch(run, process=train)'''
+state = watch(run, process=train)"""
 AFTER = 'print("the next cell ran, state:", state)'
 
-def say(*what): print('[browser]', *what, flush=True)
+
+def say(*what):
+    print('[browser]', *what, flush=True)
+
 
 def need():
     "Status 77 with the remedy if a tool is missing."
     missing = [p for p in ('chromium', 'chromedriver') if not shutil.which(p)]
-    try: import selenium, jupyterlab  # noqa: F401
-    except ImportError as e: missing.append(e.name)
-    if missing: say(f"missing: {', '.join(missing)}. apt-get install chromium chromium-driver; pip install selenium jupyterlab"); sys.exit(77)
+    try:
+        import jupyterlab  # noqa: F401
+        import selenium
+    except ImportError as e:
+        missing.append(e.name)
+    if missing:
+        say(f'missing: {", ".join(missing)}. apt-get install chromium chromium-driver; pip install selenium jupyterlab')
+        sys.exit(77)
+
 
 def demo_notebook(path: Path):
     import nbformat
-    cells = [nbformat.v4.new_markdown_cell('# Browser test\n\nA tiny real run, watched.'), nbformat.v4.new_code_cell(DEMO), nbformat.v4.new_code_cell(AFTER)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))), path)
+
+    cells = [
+        nbformat.v4.new_markdown_cell('# Browser test\n\nA tiny real run, watched.'),
+        nbformat.v4.new_code_cell(DEMO),
+        nbformat.v4.new_code_cell(AFTER),
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
+        ),
+        path,
+    )
+
 
 class Lab:
     "JupyterLab on a free port, with a token, in `folder`."
+
     def __init__(self, folder: Path, env: dict, theme: str):
-        with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
-        self.token, settings = secrets.token_hex(16), folder/'.settings'
-        (settings/'@jupyterlab'/'apputils-extension').mkdir(parents=True)
-        (settings/'@jupyterlab'/'apputils-extension'/'themes.jupyterlab-settings').write_text(json.dumps(dict(theme=f'JupyterLab {theme.title()}')))
-        (settings/'@jupyterlab'/'apputils-extension'/'notification.jupyterlab-settings').write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False)))
-        env = env | dict(JUPYTERLAB_SETTINGS_DIR=str(settings), JUPYTERLAB_WORKSPACES_DIR=str(folder/'.workspaces'), JUPYTER_CONFIG_DIR=str(folder/'.config'), IPYTHONDIR=str(folder/'.ipython'))
-        self.log = open(folder/'lab.log', 'w')
-        self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={self.port}', '--ServerApp.port_retries=0',
-            f'--IdentityProvider.token={self.token}', f'--ServerApp.root_dir={folder}'], stdout=self.log, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            self.port = s.getsockname()[1]
+        self.token, settings = secrets.token_hex(16), folder / '.settings'
+        (settings / '@jupyterlab' / 'apputils-extension').mkdir(parents=True)
+        (settings / '@jupyterlab' / 'apputils-extension' / 'themes.jupyterlab-settings').write_text(
+            json.dumps(dict(theme=f'JupyterLab {theme.title()}'))
+        )
+        (settings / '@jupyterlab' / 'apputils-extension' / 'notification.jupyterlab-settings').write_text(
+            json.dumps(dict(fetchNews='false', checkForUpdates=False))
+        )
+        env = env | dict(
+            JUPYTERLAB_SETTINGS_DIR=str(settings),
+            JUPYTERLAB_WORKSPACES_DIR=str(folder / '.workspaces'),
+            JUPYTER_CONFIG_DIR=str(folder / '.config'),
+            IPYTHONDIR=str(folder / '.ipython'),
+        )
+        self.log = open(folder / 'lab.log', 'w')
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                '-m',
+                'jupyterlab',
+                '--no-browser',
+                '--allow-root',
+                '--ip=127.0.0.1',
+                f'--port={self.port}',
+                '--ServerApp.port_retries=0',
+                f'--IdentityProvider.token={self.token}',
+                f'--ServerApp.root_dir={folder}',
+            ],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
         for _ in range(240):
-            if self.process.poll() is not None: raise SystemExit(f"[browser] JupyterLab ended at once:\n{(folder/'lab.log').read_text()[-2000:]}")
-            try: urllib.request.urlopen(self.url('api/status'), timeout=2); return
-            except OSError: time.sleep(.5)
+            if self.process.poll() is not None:
+                raise SystemExit(f'[browser] JupyterLab ended at once:\n{(folder / "lab.log").read_text()[-2000:]}')
+            try:
+                urllib.request.urlopen(self.url('api/status'), timeout=2)
+                return
+            except OSError:
+                time.sleep(0.5)
         raise SystemExit('[browser] JupyterLab did not answer for two minutes')
 
-    def url(self, path): return f'http://127.0.0.1:{self.port}/{path}?token={self.token}'
+    def url(self, path):
+        return f'http://127.0.0.1:{self.port}/{path}?token={self.token}'
+
     def close(self):
         os.killpg(self.process.pid, signal.SIGTERM)
-        try: self.process.wait(20)
-        except subprocess.TimeoutExpired: os.killpg(self.process.pid, signal.SIGKILL)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.log.close()
+
 
 class Page:
     "A notebook in Chromium."
+
     def __init__(self, url: str, shots: Path, profile: Path):
         from selenium import webdriver
+
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which('chromium')
-        for f in FLAGS + [f'--user-data-dir={profile}']: options.add_argument(f)
-        self.web, self.shots, self.n = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which('chromedriver'))), shots, 0
+        for f in FLAGS + [f'--user-data-dir={profile}']:
+            options.add_argument(f)
+        self.web, self.shots, self.n = (
+            webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which('chromedriver'))),
+            shots,
+            0,
+        )
         self.web.set_window_size(1280, 1500)
         self.web.get(url)
 
-    def js(self, code, *args): return self.web.execute_script(code, *args)
+    def js(self, code, *args):
+        return self.web.execute_script(code, *args)
 
     def wait(self, what: str, code, seconds=60):
         "Wait until JavaScript `code` (or a function) gives something true."
-        end = time.monotonic()+seconds
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = code() if callable(code) else self.js(code)
-            if found: say('seen:', what); return found
-            time.sleep(.3)
-        self.shot('missing'); raise AssertionError(f'not seen in {seconds} s: {what}')
+            if found:
+                say('seen:', what)
+                return found
+            time.sleep(0.3)
+        self.shot('missing')
+        raise AssertionError(f'not seen in {seconds} s: {what}')
 
     def shot(self, name: str):
         "A screenshot, scrolled to the newest dashboard."
-        self.js("const e = document.querySelector('.jp-OutputArea-output div[style*=\"border-radius\"]') || document.querySelector('.jp-OutputArea-output img'); if (e) e.scrollIntoView({block: 'start'})")
-        time.sleep(.5); self.n += 1
-        file = self.shots/f'{self.n:02d}-{name}.png'
-        self.web.save_screenshot(str(file)); say('wrote', file.name)
+        self.js(
+            "const e = document.querySelector('.jp-OutputArea-output div[style*=\"border-radius\"]') || document.querySelector('.jp-OutputArea-output img'); if (e) e.scrollIntoView({block: 'start'})"
+        )
+        time.sleep(0.5)
+        self.n += 1
+        file = self.shots / f'{self.n:02d}-{name}.png'
+        self.web.save_screenshot(str(file))
+        say('wrote', file.name)
 
     def menu(self, *path: str):
         "Choose an entry of JupyterLab's menus."
         from selenium.webdriver.common.by import By
+
         self.web.find_element(By.XPATH, f"//div[contains(@class,'lm-MenuBar-itemLabel')][text()='{path[0]}']").click()
         for label in path[1:]:
-            self.wait(f'menu entry {label}', lambda: self.web.find_elements(By.XPATH, f"//div[contains(@class,'lm-Menu-itemLabel')][normalize-space()='{label}']"), 20)[0].click()
+            self.wait(
+                f'menu entry {label}',
+                lambda: self.web.find_elements(
+                    By.XPATH, f"//div[contains(@class,'lm-Menu-itemLabel')][normalize-space()='{label}']"
+                ),
+                20,
+            )[0].click()
 
     def press(self, label: str):
         "Press an ipywidgets button."
-        self.wait(f'button {label!r}', f"return [...document.querySelectorAll('button.widget-button, button.jupyter-button')].find(b => b.innerText.trim() === '{label}' && !b.disabled)").click()
+        self.wait(
+            f'button {label!r}',
+            f"return [...document.querySelectorAll('button.widget-button, button.jupyter-button')].find(b => b.innerText.trim() === '{label}' && !b.disabled)",
+        ).click()
+
 
 IMG = "return [...document.querySelectorAll('.jp-OutputArea-output img')].map(i => i.src.length + ':' + i.src.slice(-400))"
-BUTTONS = "return [...document.querySelectorAll('button.widget-button, button.jupyter-button')].map(b => b.innerText.trim())"
+BUTTONS = (
+    "return [...document.querySelectorAll('button.widget-button, button.jupyter-button')].map(b => b.innerText.trim())"
+)
+
 
 def drive(page: Page, run: Path):
     "The test itself."
     page.wait('the notebook', "return document.querySelector('.jp-Notebook .jp-CodeCell')", 120)
-    page.wait('a kernel', "const s = document.querySelector('.jp-Notebook-ExecutionIndicator, .jp-NotebookPanel-toolbar'); return s && !document.querySelector('.jp-Dialog') || (document.querySelector('.jp-Dialog .jp-mod-accept') || {click(){}}).click()", 60)
+    page.wait(
+        'a kernel',
+        "const s = document.querySelector('.jp-Notebook-ExecutionIndicator, .jp-NotebookPanel-toolbar'); return s && !document.querySelector('.jp-Dialog') || (document.querySelector('.jp-Dialog .jp-mod-accept') || {click(){}}).click()",
+        60,
+    )
     time.sleep(2)
     page.menu('Run', 'Run All Cells')
-    page.wait('the controls', "return [...document.querySelectorAll('button.jupyter-button, button.widget-button')].some(b => b.innerText.includes('stop cleanly'))", 120)
+    page.wait(
+        'the controls',
+        "return [...document.querySelectorAll('button.jupyter-button, button.widget-button')].some(b => b.innerText.includes('stop cleanly'))",
+        120,
+    )
     page.shot('started')
     pictures = [page.wait('the first picture', IMG, 180)]
     assert len(pictures[0]) == 1, f'{len(pictures[0])} pictures, expected one'
     for i in (1, 2):
-        page.wait(f'a changed picture ({i})', lambda: (now := page.js(IMG)) and now != pictures[-1] and (pictures.append(now) or True), 180)
+        page.wait(
+            f'a changed picture ({i})',
+            lambda: (now := page.js(IMG)) and now != pictures[-1] and (pictures.append(now) or True),
+            180,
+        )
         assert len(pictures[-1]) == 1
     page.shot('live')
     before = page.js(IMG)
-    page.js("const s = document.querySelector('.widget-slider .noUi-handle'); s.focus(); for (let i = 0; i < 12; i++) s.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', keyCode: 39, bubbles: true}))")
+    page.js(
+        "const s = document.querySelector('.widget-slider .noUi-handle'); s.focus(); for (let i = 0; i < 12; i++) s.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', keyCode: 39, bubbles: true}))"
+    )
     page.js("document.querySelectorAll('.widget-checkbox input')[0].click()")
     page.wait('the picture after a click on "log loss"', lambda: page.js(IMG) != before, 30)
     page.press('sample now')
-    page.wait('the sample', lambda: (run/'samples.jsonl').exists() and not (run/'SAMPLE').exists(), 60)
+    page.wait('the sample', lambda: (run / 'samples.jsonl').exists() and not (run / 'SAMPLE').exists(), 60)
     page.wait('the sample on the page', "return document.body.innerText.includes('it writes')", 60)
-    time.sleep(3); page.shot('sample')
+    time.sleep(3)
+    page.shot('sample')
     page.press('stop cleanly')
-    page.wait('state "stopped"', lambda: json.loads((run/'run.json').read_text()).get('state') == 'stopped', 120)
+    page.wait('state "stopped"', lambda: json.loads((run / 'run.json').read_text()).get('state') == 'stopped', 120)
     page.wait('the last words', "return document.body.innerText.includes('Stopped cleanly')", 60)
     page.wait('the controls gone', f"return !(function() {{ {BUTTONS} }})().some(b => b.includes('stop'))", 60)
-    page.wait('the last cell done', "return ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))", 180)
-    if page.demo: assert 'the next cell ran, state: stopped' in page.js('return document.body.innerText')
-    time.sleep(1); page.shot('stopped')
+    page.wait(
+        'the last cell done',
+        "return ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))",
+        180,
+    )
+    if page.demo:
+        assert 'the next cell ran, state: stopped' in page.js('return document.body.innerText')
+    time.sleep(1)
+    page.shot('stopped')
     assert len(page.js(IMG)) == 1, 'more than one picture is left'
     assert list(run.glob('checkpoints/step-*')), 'no checkpoint'
     assert 'Loading widget' not in page.js('return document.body.innerText')
 
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    a.add_argument('folder', type=Path); a.add_argument('--notebook', type=Path)
-    a.add_argument('--minutes', default='4'); a.add_argument('--theme', default='light', choices=['light', 'dark']); a.add_argument('--keep', action='store_true')
-    a = a.parse_args(); need()
+    a.add_argument('folder', type=Path)
+    a.add_argument('--notebook', type=Path)
+    a.add_argument('--minutes', default='4')
+    a.add_argument('--theme', default='light', choices=['light', 'dark'])
+    a.add_argument('--keep', action='store_true')
+    a = a.parse_args()
+    need()
     a.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix='i3nb-browser-'))
-    lab_dir = work/'lab'; lab_dir.mkdir()
-    run = lab_dir/'run'
-    nb = lab_dir/'test.ipynb'
-    if a.notebook: shutil.copy(a.notebook, nb)
-    else: demo_notebook(nb)
+    lab_dir = work / 'lab'
+    lab_dir.mkdir()
+    run = lab_dir / 'run'
+    nb = lab_dir / 'test.ipynb'
+    if a.notebook:
+        shutil.copy(a.notebook, nb)
+    else:
+        demo_notebook(nb)
     env = {k: v for k, v in os.environ.items() if k not in ('KAGGLE_KERNEL_RUN_TYPE', 'I3NB_WIDGETS')}
-    if a.notebook:                                   # the kernel notebook: tiny, on the embedded grammar, in folders of its own
-        for k in ('work', 'scratch', 'input'): (lab_dir/k).mkdir()
-        env |= dict(I3NB_WORKING=str(lab_dir/'work'), I3NB_SCRATCH=str(lab_dir/'scratch'), I3NB_INPUT=str(lab_dir/'input'), I3NB_PRESET='i3-tiny', I3NB_MINUTES=a.minutes,
-            I3NB_DATA='synthetic', I3NB_MAX_MB='1', I3NB_BATCH_SIZE='4', I3NB_ARGS='--vocab_size 1200 --seq_len 64 --eval_every 20 --eval_docs 8 --checkpoint_every 25')
-        run = lab_dir/'work'/'i3-tiny'
-    env |= dict(I3NB_BROWSER_RUN=str(run), I3NB_BROWSER_MINUTES=a.minutes, PYTHONPATH=os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')]).rstrip(os.pathsep))
+    if a.notebook:  # the kernel notebook: tiny, on the embedded grammar, in folders of its own
+        for k in ('work', 'scratch', 'input'):
+            (lab_dir / k).mkdir()
+        env |= dict(
+            I3NB_WORKING=str(lab_dir / 'work'),
+            I3NB_SCRATCH=str(lab_dir / 'scratch'),
+            I3NB_INPUT=str(lab_dir / 'input'),
+            I3NB_PRESET='i3-tiny',
+            I3NB_MINUTES=a.minutes,
+            I3NB_DATA='synthetic',
+            I3NB_MAX_MB='1',
+            I3NB_BATCH_SIZE='4',
+            I3NB_ARGS='--vocab_size 1200 --seq_len 64 --eval_every 20 --eval_docs 8 --checkpoint_every 25',
+        )
+        run = lab_dir / 'work' / 'i3-tiny'
+    env |= dict(
+        I3NB_BROWSER_RUN=str(run),
+        I3NB_BROWSER_MINUTES=a.minutes,
+        PYTHONPATH=os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')]).rstrip(os.pathsep),
+    )
     lab = page = None
     try:
-        lab = Lab(lab_dir, env, a.theme); say('JupyterLab answers')
-        page = Page(lab.url('lab/tree/test.ipynb') + '&reset', a.folder, work/'profile')
+        lab = Lab(lab_dir, env, a.theme)
+        say('JupyterLab answers')
+        page = Page(lab.url('lab/tree/test.ipynb') + '&reset', a.folder, work / 'profile')
         page.demo = not a.notebook
         drive(page, run)
-        page.menu('File', 'Save Notebook'); time.sleep(2)
+        page.menu('File', 'Save Notebook')
+        time.sleep(2)
         saved = json.loads(nb.read_text())
         outputs = [o for c in saved['cells'] for o in c.get('outputs', [])]
         assert sum('image/png' in o.get('data', {}) for o in outputs) == 1, 'the saved notebook must hold one picture'
         assert not [o['ename'] for o in outputs if o['output_type'] == 'error'], 'a cell raised'
-        assert not any('widget-view' in k for o in outputs for k in o.get('data', {})), 'the saved notebook holds a dead widget'
-        shutil.copy(nb, a.folder/'as-saved.ipynb')
+        assert not any('widget-view' in k for o in outputs for k in o.get('data', {})), (
+            'the saved notebook holds a dead widget'
+        )
+        shutil.copy(nb, a.folder / 'as-saved.ipynb')
         say('ok: the picture changed, the controls worked, the run stopped cleanly, one picture is left')
-    except AssertionError as e: say('FAILED:', e); return 1
+    except AssertionError as e:
+        say('FAILED:', e)
+        return 1
     finally:
-        if page: page.web.quit()
-        if lab: lab.close()
-        if a.keep: say('kept', work)
-        else: shutil.rmtree(work, ignore_errors=True)
+        if page:
+            page.web.quit()
+        if lab:
+            lab.close()
+        if a.keep:
+            say('kept', work)
+        else:
+            shutil.rmtree(work, ignore_errors=True)
     return 0
 
-if __name__ == '__main__': sys.exit(main())
+
+if __name__ == '__main__':
+    sys.exit(main())

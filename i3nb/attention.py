@@ -19,49 +19,53 @@ from .core import I3Config, I3Error
 from .native import call, compile_c
 
 # %% ../nbs/05_attention.ipynb #c007
-PATTERNS = ("sliding", "dilated", "chunked")
+PATTERNS = ('sliding', 'dilated', 'chunked')
+
 
 def pattern_mask(
-    pattern: str,         # one of `PATTERNS`
+    pattern: str,  # one of `PATTERNS`
     q_pos: torch.Tensor,  # (tq,) absolute positions of the queries
     k_pos: torch.Tensor,  # (tk,) absolute positions of the keys; negative: no key
-    cfg: I3Config,        # `window`, `dilation` and `chunk` are read
-) -> torch.Tensor:        # (tq, tk) bool, True where the query may see the key
+    cfg: I3Config,  # `window`, `dilation` and `chunk` are read
+) -> torch.Tensor:  # (tq, tk) bool, True where the query may see the key
     "Which keys a query may see under `pattern`."
-    gap = q_pos[:, None] - k_pos[None]                                   # (tq, tk)
+    gap = q_pos[:, None] - k_pos[None]  # (tq, tk)
     past = (gap >= 0) & (k_pos[None] >= 0)
-    if pattern == "sliding": return past & (gap < cfg.window)
-    if pattern == "dilated": return past & (gap % cfg.dilation == 0) & (gap < cfg.dilation*cfg.window)
-    if pattern == "chunked": return past & (q_pos[:, None]//cfg.chunk == k_pos[None]//cfg.chunk)
-    raise I3Error(f"attention pattern {pattern!r} is unknown; use one of {', '.join(PATTERNS)}")
+    if pattern == 'sliding':
+        return past & (gap < cfg.window)
+    if pattern == 'dilated':
+        return past & (gap % cfg.dilation == 0) & (gap < cfg.dilation * cfg.window)
+    if pattern == 'chunked':
+        return past & (q_pos[:, None] // cfg.chunk == k_pos[None] // cfg.chunk)
+    raise I3Error(f'attention pattern {pattern!r} is unknown; use one of {", ".join(PATTERNS)}')
 
 # %% ../nbs/05_attention.ipynb #c015
 def attn_reach(
     cfg: I3Config,  # `window`, `dilation` and `chunk` are read
-) -> int:           # tokens, the present one counted
+) -> int:  # tokens, the present one counted
     "How many positions, the present one included, the three patterns can see together."
-    return max(cfg.window, cfg.dilation*(cfg.window - 1) + 1, cfg.chunk)
+    return max(cfg.window, cfg.dilation * (cfg.window - 1) + 1, cfg.chunk)
 
 # %% ../nbs/05_attention.ipynb #c018
 def dense_attention(
-    q: torch.Tensor,      # (b, h, tq, e) queries
-    k: torch.Tensor,      # (b, h, tk, e) keys; the last tq belong to the queries
-    v: torch.Tensor,      # (b, h, tk, e) values
+    q: torch.Tensor,  # (b, h, tq, e) queries
+    k: torch.Tensor,  # (b, h, tk, e) keys; the last tq belong to the queries
+    v: torch.Tensor,  # (b, h, tk, e) values
     route: torch.Tensor,  # (b, tq, 3) weights of the patterns
     cfg: I3Config,
-    q_start: int = 0,     # absolute position of the first query
-) -> torch.Tensor:        # (b, h, tq, e)
+    q_start: int = 0,  # absolute position of the first query
+) -> torch.Tensor:  # (b, h, tq, e)
     "Reference: three masked softmaxes over all keys, weighted by `route`. Costs O(tq·tk)."
     tq, tk, e = q.shape[2], k.shape[2], q.shape[3]
     q_pos = torch.arange(q_start, q_start + tq, device=q.device)
     k_pos = torch.arange(q_start + tq - tk, q_start + tq, device=q.device)
-    wide = torch.promote_types(q.dtype, torch.float32)                     # softmax in fp32 at least
-    scores = (q @ k.mT).to(wide) / math.sqrt(e)                            # (b, h, tq, tk)
+    wide = torch.promote_types(q.dtype, torch.float32)  # softmax in fp32 at least
+    scores = (q @ k.mT).to(wide) / math.sqrt(e)  # (b, h, tq, tk)
     p = 0
     for i, name in enumerate(PATTERNS):
         seen = pattern_mask(name, q_pos, k_pos, cfg)
         p = p + route[:, None, :, i, None].to(wide) * scores.masked_fill(~seen, -math.inf).softmax(-1)
-    return p.to(v.dtype) @ v                                               # (b, h, tq, e)
+    return p.to(v.dtype) @ v  # (b, h, tq, e)
 
 # %% ../nbs/05_attention.ipynb #c022
 def _fold(x, size):
@@ -70,33 +74,41 @@ def _fold(x, size):
     x = F.pad(x, (0, 0, 0, -t % size))
     return x.reshape(b, h, -1, size, e).transpose(1, 2).reshape(-1, h, size, e)
 
+
 def _unfold(x, b, t):
     "The way back from `_fold`: (b·n, h, size, e) -> (b, h, t, e)."
-    n, h, size, e = x.shape[0]//b, *x.shape[1:]
-    return x.reshape(b, n, h, size, e).transpose(1, 2).reshape(b, h, n*size, e)[:, :, :t]
+    n, h, size, e = x.shape[0] // b, *x.shape[1:]
+    return x.reshape(b, n, h, size, e).transpose(1, 2).reshape(b, h, n * size, e)[:, :, :t]
+
 
 def sliding_sdpa(q, k, v, window):
     "Sliding window: every block of `window` queries against its own and the previous block of keys."
     b, h, t, e = q.shape
-    n = -(-t//window)
-    q, k, v = (_fold(x, window) for x in (q, k, v))                        # (b·n, h, window, e)
+    n = -(-t // window)
+    q, k, v = (_fold(x, window) for x in (q, k, v))  # (b·n, h, window, e)
+
     def with_previous(x):
         x = x.view(b, n, h, window, e)
         return torch.cat([torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1), x], 3).flatten(0, 1)
-    gap = torch.arange(window, 2*window, device=q.device)[:, None] - torch.arange(2*window, device=q.device)
-    seen = ((gap >= 0) & (gap < window)).repeat(n, 1, 1)                   # (n, window, 2·window)
-    seen[0, :, :window].fill_(False)                                            # the first block has no previous one
+
+    gap = torch.arange(window, 2 * window, device=q.device)[:, None] - torch.arange(2 * window, device=q.device)
+    seen = ((gap >= 0) & (gap < window)).repeat(n, 1, 1)  # (n, window, 2·window)
+    seen[0, :, :window].fill_(False)  # the first block has no previous one
     o = F.scaled_dot_product_attention(q, with_previous(k), with_previous(v), attn_mask=seen.repeat(b, 1, 1)[:, None])
     return _unfold(o, b, t)
+
 
 def dilated_sdpa(q, k, v, window, dilation):
     "Dilated window: `dilation` interleaved sequences, each with a sliding window."
     b, h, t, e = q.shape
-    def split(x):                                                          # -> (b·dilation, h, t/dilation, e)
+
+    def split(x):  # -> (b·dilation, h, t/dilation, e)
         x = F.pad(x, (0, 0, 0, -t % dilation))
-        return x.reshape(b, h, -1, dilation, e).permute(0, 3, 1, 2, 4).reshape(b*dilation, h, -1, e)
+        return x.reshape(b, h, -1, dilation, e).permute(0, 3, 1, 2, 4).reshape(b * dilation, h, -1, e)
+
     o = sliding_sdpa(split(q), split(k), split(v), window)
     return o.reshape(b, dilation, h, -1, e).permute(0, 2, 3, 1, 4).reshape(b, h, -1, e)[:, :, :t]
+
 
 def chunked_sdpa(q, k, v, chunk):
     "Chunks in the batch, ordinary causal attention inside each."
@@ -105,30 +117,32 @@ def chunked_sdpa(q, k, v, chunk):
 
 # %% ../nbs/05_attention.ipynb #c024
 def sdpa_attention(
-    q: torch.Tensor,      # (b, h, t, e) queries
-    k: torch.Tensor,      # (b, h, t, e) keys
-    v: torch.Tensor,      # (b, h, t, e) values
+    q: torch.Tensor,  # (b, h, t, e) queries
+    k: torch.Tensor,  # (b, h, t, e) keys
+    v: torch.Tensor,  # (b, h, t, e) values
     route: torch.Tensor,  # (b, t, 3) weights of the patterns
     cfg: I3Config,
-) -> torch.Tensor:        # (b, h, t, e)
+) -> torch.Tensor:  # (b, h, t, e)
     "The three patterns as three calls of scaled_dot_product_attention. Costs O(t)."
-    o = (sliding_sdpa(q, k, v, cfg.window),
-         dilated_sdpa(q, k, v, cfg.window, cfg.dilation),
-         chunked_sdpa(q, k, v, cfg.chunk))
-    return sum(route[:, None, :, i, None].to(x.dtype)*x for i, x in enumerate(o))
+    o = (
+        sliding_sdpa(q, k, v, cfg.window),
+        dilated_sdpa(q, k, v, cfg.window, cfg.dilation),
+        chunked_sdpa(q, k, v, cfg.chunk),
+    )
+    return sum(route[:, None, :, i, None].to(x.dtype) * x for i, x in enumerate(o))
 
 # %% ../nbs/05_attention.ipynb #c028
 def band_masks(
-    cfg: I3Config,      # `window`, `dilation` and `chunk` are read
+    cfg: I3Config,  # `window`, `dilation` and `chunk` are read
     device=None,
-) -> tuple:             # masks (3, block, K) as 0/1; bias (kinds, block, K): 0 or -inf, one kind for each of the first blocks
+) -> tuple:  # masks (3, block, K) as 0/1; bias (kinds, block, K): 0 or -inf, one kind for each of the first blocks
     "What a block of queries sees of its band of K = back + block keys; shapes give `block` and `back`."
-    block = -(-cfg.window//cfg.chunk)*cfg.chunk
-    back = -(-(attn_reach(cfg) - 1)//block)*block
+    block = -(-cfg.window // cfg.chunk) * cfg.chunk
+    back = -(-(attn_reach(cfg) - 1) // block) * block
     pos = torch.arange(back + block, device=device)
-    masks = torch.stack([pattern_mask(p, pos[back:], pos, cfg) for p in PATTERNS])   # (3, block, K)
-    kinds = torch.arange(back//block + 1, device=device)[:, None, None]
-    exists = pos >= back - kinds*block                                               # (kinds, 1, K)
+    masks = torch.stack([pattern_mask(p, pos[back:], pos, cfg) for p in PATTERNS])  # (3, block, K)
+    kinds = torch.arange(back // block + 1, device=device)[:, None, None]
+    exists = pos >= back - kinds * block  # (kinds, 1, K)
     bias = torch.zeros(len(kinds), *masks.shape[1:], device=device).masked_fill_(~(masks.any(0) & exists), -math.inf)
     return masks.float(), bias
 
@@ -136,48 +150,59 @@ def band_masks(
 def _bands(x, block, back):
     "(b, h, t, e) -> (b·n, h, back+block, e): for each block the keys it may see, zeros before the beginning."
     b, h, t, e = x.shape
-    x = F.pad(x, (0, 0, back, -t % block)).unfold(2, back + block, block)            # (b, h, n, e, K)
+    x = F.pad(x, (0, 0, back, -t % block)).unfold(2, back + block, block)  # (b, h, n, e, K)
     return x.permute(0, 2, 1, 4, 3).reshape(-1, h, back + block, e)
+
 
 def _unbands(x, b, t, block):
     "Transpose of `_bands`: add up what the overlapping bands hold for each token."
     h, K, e = x.shape[1:]
-    n, parts = x.shape[0]//b, K//block
+    n, parts = x.shape[0] // b, K // block
     x = x.view(b, n, h, parts, block, e)
     out = x.new_zeros(b, n + parts - 1, h, block, e)
-    for i in range(parts): out[:, i:i+n] += x[:, :, :, i]
-    return _unfold(out[:, parts-1:].reshape(b*n, h, block, e), b, t)
+    for i in range(parts):
+        out[:, i : i + n] += x[:, :, :, i]
+    return _unfold(out[:, parts - 1 :].reshape(b * n, h, block, e), b, t)
+
 
 def _exp_scores(q, k, bias, masks):
     "Shared exponentials E (g, h, block, K) and the patterns' normalisers Z (g, h, block, 3); q is scaled."
     s = (q @ k.mT).to(masks.dtype).add_(bias)
     E = s.sub_(s.amax(-1, keepdim=True)).exp_()
-    return E, torch.einsum("ghqk,pqk->ghqp", E, masks).clamp_(min=1e-38)
+    return E, torch.einsum('ghqk,pqk->ghqp', E, masks).clamp_(min=1e-38)
 
 # %% ../nbs/05_attention.ipynb #c035
-_GROUP = 3*2**20   # scores in memory at a time
+_GROUP = 3 * 2**20  # scores in memory at a time
+
 
 class _Band(torch.autograd.Function):
     "Three patterns in one band of keys; the backward recomputes the scores."
+
     @staticmethod
     def parts(q, k, v, w, cfg):
         masks, bias = band_masks(cfg, q.device)
         masks = masks.to(torch.promote_types(q.dtype, torch.float32))
         (b, h, t, _), (block, K) = q.shape, masks.shape[1:]
-        cut = [_fold(q/math.sqrt(q.shape[3]), block), _bands(k, block, K - block), _bands(v, block, K - block), _fold(w[:, None], block)]
-        kind = torch.arange(-(-t//block), device=q.device).clamp_(max=len(bias) - 1).repeat(b)   # (b·n,)
-        size = max(1, _GROUP//(h*block*K))
+        cut = [
+            _fold(q / math.sqrt(q.shape[3]), block),
+            _bands(k, block, K - block),
+            _bands(v, block, K - block),
+            _fold(w[:, None], block),
+        ]
+        kind = torch.arange(-(-t // block), device=q.device).clamp_(max=len(bias) - 1).repeat(b)  # (b·n,)
+        size = max(1, _GROUP // (h * block * K))
         groups = [slice(i, i + size) for i in range(0, len(kind), size)]
         return masks, bias[:, None].to(masks.dtype), kind, groups, cut
 
     @staticmethod
     def forward(ctx, q, k, v, w, cfg):
-        ctx.save_for_backward(q, k, v, w); ctx.cfg = cfg
+        ctx.save_for_backward(q, k, v, w)
+        ctx.cfg = cfg
         masks, bias, kind, groups, (qs, ks, vs, ws) = _Band.parts(q, k, v, w, cfg)
         o = torch.empty_like(qs)
         for g in groups:
             E, z = _exp_scores(qs[g], ks[g], bias[kind[g]], masks)
-            E *= torch.einsum("ghqp,pqk->ghqk", ws[g]/z, masks)                # now P
+            E *= torch.einsum('ghqp,pqk->ghqk', ws[g] / z, masks)  # now P
             o[g] = E.to(q.dtype) @ vs[g]
         return _unfold(o, q.shape[0], q.shape[2])
 
@@ -190,30 +215,36 @@ class _Band(torch.autograd.Function):
         dq, dk, dv, dw = (torch.empty_like(x) for x in (qs, ks, vs, ws))
         for g in groups:
             E, z = _exp_scores(qs[g], ks[g], bias[kind[g]], masks)
-            wz = ws[g]/z
-            C = torch.einsum("ghqp,pqk->ghqk", wz, masks)
-            dv[g] = (E*C).to(q.dtype).mT @ gs[g]
+            wz = ws[g] / z
+            C = torch.einsum('ghqp,pqk->ghqk', wz, masks)
+            dv[g] = (E * C).to(q.dtype).mT @ gs[g]
             DE = (gs[g] @ vs[g].mT).to(masks.dtype).mul_(E)
-            mean = torch.einsum("ghqk,pqk->ghqp", DE, masks)/z
+            mean = torch.einsum('ghqk,pqk->ghqp', DE, masks) / z
             dw[g] = mean.sum(1, keepdim=True)
-            ds = DE.mul_(C).sub_(E.mul_(torch.einsum("ghqp,pqk->ghqk", wz*mean, masks))).to(q.dtype)
+            ds = DE.mul_(C).sub_(E.mul_(torch.einsum('ghqp,pqk->ghqk', wz * mean, masks))).to(q.dtype)
             dq[g], dk[g] = ds @ ks[g], ds.mT @ qs[g]
-        return _unfold(dq/math.sqrt(e), b, t), _unbands(dk, b, t, block), _unbands(dv, b, t, block), _unfold(dw, b, t)[:, 0], None
+        return (
+            _unfold(dq / math.sqrt(e), b, t),
+            _unbands(dk, b, t, block),
+            _unbands(dv, b, t, block),
+            _unfold(dw, b, t)[:, 0],
+            None,
+        )
 
 # %% ../nbs/05_attention.ipynb #c037
 def band_attention(
-    q: torch.Tensor,      # (b, h, t, e) queries
-    k: torch.Tensor,      # (b, h, t, e) keys
-    v: torch.Tensor,      # (b, h, t, e) values
+    q: torch.Tensor,  # (b, h, t, e) queries
+    k: torch.Tensor,  # (b, h, t, e) keys
+    v: torch.Tensor,  # (b, h, t, e) values
     route: torch.Tensor,  # (b, t, 3) weights of the patterns
     cfg: I3Config,
-) -> torch.Tensor:        # (b, h, t, e)
+) -> torch.Tensor:  # (b, h, t, e)
     "All three patterns from one band of scores. Costs O(t); exponentials and sums in fp32 at least."
     with torch.autocast(q.device.type, enabled=False):
         return _Band.apply(q, k, v, route.to(torch.promote_types(q.dtype, torch.float32)), cfg)
 
 # %% ../nbs/05_attention.ipynb #c040
-_C_BAND_PRODUCT = r'''
+_C_BAND_PRODUCT = r"""
 typedef f vec __attribute__((vector_size(64)));
 enum { E = HEAD, BLOCK = QUERIES, BAND = KEYS };          /* K: keys of a band, the block's own last */
 
@@ -237,10 +268,10 @@ INLINE void multiply(L M, L N, L K, const f *a, L am, L ak, const f *b, L bk, f 
     for (; m < M; m++) for (L n = 0; n < N; n += 16) tile(1, 1, K, a + m*am, am, ak, b + n, bk, out + m*om + n, om, add);
 }
 
-'''
+"""
 
 # %% ../nbs/05_attention.ipynb #c042
-_C_BAND_ROWS = r'''
+_C_BAND_ROWS = r"""
 typedef struct { L q0, nq, k0, nk, off; } Span;                     /* queries and keys of a block; where its keys lie in the band */
 INLINE Span span(L i, L T) {
     Span s; s.q0 = i*BLOCK; s.nq = T - s.q0 < BLOCK ? T - s.q0 : BLOCK;
@@ -267,10 +298,10 @@ INLINE void exponentials(f *s, const f *const m[3], L nk, f z[3]) {
     z[0] = z0 < 1e-38f ? 1e-38f : z0; z[1] = z1 < 1e-38f ? 1e-38f : z1; z[2] = z2 < 1e-38f ? 1e-38f : z2;
 }
 #define MASKS(i) { masks + ((0*BLOCK) + i)*BAND + s.off, masks + ((1*BLOCK) + i)*BAND + s.off, masks + ((2*BLOCK) + i)*BAND + s.off }
-'''
+"""
 
 # %% ../nbs/05_attention.ipynb #c044
-_C_BAND_FORWARD = r'''
+_C_BAND_FORWARD = r"""
 /* q, k, v: element (b, h, t, e) at b*sb + h*sh + t*st + e; w: (b, t, 3); masks: (3, BLOCK, BAND); o: (b, t, h, e) */
 void band_forward(const low *q, const low *k, const low *v, const f *w, const f *masks, low *o, f scale, L B, L H, L T, L sb, L sh, L st) {
     PARALLEL_FOR
@@ -292,10 +323,10 @@ void band_forward(const low *q, const low *k, const low *v, const f *w, const f 
         }
     }
 }
-'''
+"""
 
 # %% ../nbs/05_attention.ipynb #c046
-_C_BAND_BACKWARD = r'''
+_C_BAND_BACKWARD = r"""
 /* grad, dq, dk, dv: (b, t, h, e); dw: (b, h, t, 3); sums: (threads, 2, T + BLOCK, E) scratch */
 void band_backward(const low *q, const low *k, const low *v, const f *w, const f *masks, const low *grad, low *dq, low *dk, low *dv, f *dw, f *sums,
                    f scale, L B, L H, L T, L sb, L sh, L st) {
@@ -332,119 +363,173 @@ void band_backward(const low *q, const low *k, const low *v, const f *w, const f
         for (L t = 0; t < T; t++) SIMD for (L e = 0; e < E; e++) { dk[out + t*so + e] = TO_LOW(sumK[t*E + e]); dv[out + t*so + e] = TO_LOW(sumV[t*E + e]); }
     }
 }
-'''
+"""
 
 # %% ../nbs/05_attention.ipynb #c048
 @lru_cache
-def _cpu_masks(cfg): return band_masks(cfg)[0].contiguous()                    # (3, block, K)
+def _cpu_masks(cfg):
+    return band_masks(cfg)[0].contiguous()  # (3, block, K)
+
 
 def _band_lib(q, cfg):
     "The compiled band for queries like `q` (b, h, t, e), or None."
-    if q.device.type != 'cpu' or q.dtype not in (torch.float32, torch.bfloat16) or q.shape[-1] % 16: return None
+    if q.device.type != 'cpu' or q.dtype not in (torch.float32, torch.bfloat16) or q.shape[-1] % 16:
+        return None
     block, K = _cpu_masks(cfg).shape[1:]
-    return compile_c(_C_BAND_PRODUCT + _C_BAND_ROWS + _C_BAND_FORWARD + _C_BAND_BACKWARD, (f'HEAD={q.shape[-1]}', f'QUERIES={block}', f'KEYS={K}', f'LOW={int(q.dtype == torch.bfloat16)}')) if K % 16 == 0 else None
+    return (
+        compile_c(
+            _C_BAND_PRODUCT + _C_BAND_ROWS + _C_BAND_FORWARD + _C_BAND_BACKWARD,
+            (f'HEAD={q.shape[-1]}', f'QUERIES={block}', f'KEYS={K}', f'LOW={int(q.dtype == torch.bfloat16)}'),
+        )
+        if K % 16 == 0
+        else None
+    )
+
 
 class _CompiledBand(torch.autograd.Function):
     "`_Band` in C; q, k, v are read in place if they are slices of one tensor."
+
     @staticmethod
     def forward(ctx, q, k, v, w, cfg):
-        if not (q.stride() == k.stride() == v.stride() and q.stride(3) == 1): q, k, v = (x.contiguous() for x in (q, k, v))
-        ctx.save_for_backward(q, k, v, w.contiguous()); ctx.cfg = cfg
+        if not (q.stride() == k.stride() == v.stride() and q.stride(3) == 1):
+            q, k, v = (x.contiguous() for x in (q, k, v))
+        ctx.save_for_backward(q, k, v, w.contiguous())
+        ctx.cfg = cfg
         (b, h, t, e), o = q.shape, q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
-        call(_band_lib(q, cfg).band_forward, *map(_at, (q, k, v)), w.contiguous(), _cpu_masks(cfg), o, e**-.5, b, h, t, *q.stride()[:3])
-        return o.transpose(1, 2)                                               # (b, h, t, e)
+        call(
+            _band_lib(q, cfg).band_forward,
+            *map(_at, (q, k, v)),
+            w.contiguous(),
+            _cpu_masks(cfg),
+            o,
+            e**-0.5,
+            b,
+            h,
+            t,
+            *q.stride()[:3],
+        )
+        return o.transpose(1, 2)  # (b, h, t, e)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         q, k, v, w = ctx.saved_tensors
         (b, h, t, e), masks = q.shape, _cpu_masks(ctx.cfg)
-        grad = grad.transpose(1, 2).contiguous()                               # (b, t, h, e)
+        grad = grad.transpose(1, 2).contiguous()  # (b, t, h, e)
         dq, dk, dv = (torch.empty_like(grad) for _ in range(3))
         dw, sums = w.new_empty(b, h, t, 3), w.new_empty(torch.get_num_threads(), 2, t + masks.shape[1], e)
-        call(_band_lib(q, ctx.cfg).band_backward, *map(_at, (q, k, v)), w, masks, grad, dq, dk, dv, dw, sums, e**-.5, b, h, t, *q.stride()[:3])
+        call(
+            _band_lib(q, ctx.cfg).band_backward,
+            *map(_at, (q, k, v)),
+            w,
+            masks,
+            grad,
+            dq,
+            dk,
+            dv,
+            dw,
+            sums,
+            e**-0.5,
+            b,
+            h,
+            t,
+            *q.stride()[:3],
+        )
         return *(x.transpose(1, 2) for x in (dq, dk, dv)), dw.sum(1), None
 
-def _at(x): return x.as_strided((1,), (1,))                                   # where a view begins; the strides travel apart
+
+def _at(x):
+    return x.as_strided((1,), (1,))  # where a view begins; the strides travel apart
 
 # %% ../nbs/05_attention.ipynb #c050
 def compiled_band_attention(q, k, v, route, cfg):
     "`band_attention` in C where it can be, else as it is; arguments and result are the same."
-    if _band_lib(q, cfg) is None: return band_attention(q, k, v, route, cfg)
-    with torch.autocast('cpu', enabled=False): return _CompiledBand.apply(q, k, v, route.float(), cfg)
+    if _band_lib(q, cfg) is None:
+        return band_attention(q, k, v, route, cfg)
+    with torch.autocast('cpu', enabled=False):
+        return _CompiledBand.apply(q, k, v, route.float(), cfg)
 
 # %% ../nbs/05_attention.ipynb #c062
 def route_weights(
-    logits: torch.Tensor,      # (b, t, 3) router logits
-    hard: bool = False,        # one pattern a token (straight-through) instead of a mixture
-) -> torch.Tensor:             # (b, t, 3), rows sum to 1
+    logits: torch.Tensor,  # (b, t, 3) router logits
+    hard: bool = False,  # one pattern a token (straight-through) instead of a mixture
+) -> torch.Tensor:  # (b, t, 3), rows sum to 1
     "Soft weights, or a one-hot choice whose gradient is that of the soft weights."
     p = logits.softmax(-1)
-    if not hard: return p
+    if not hard:
+        return p
     return (p.argmax(-1, keepdim=True) == torch.arange(p.shape[-1], device=p.device)).to(p.dtype) + (p - p.detach())
 
+
 def running_mean(
-    logits: torch.Tensor,                 # (b, t, 3) logits of the new tokens
-    total: torch.Tensor|None = None,      # (b, 3) sum over the tokens before, None at the beginning
-    before: int = 0,                      # how many tokens that sum holds
-) -> tuple:                               # means (b, t, 3) up to and with each token; new sum (b, 3)
+    logits: torch.Tensor,  # (b, t, 3) logits of the new tokens
+    total: torch.Tensor | None = None,  # (b, 3) sum over the tokens before, None at the beginning
+    before: int = 0,  # how many tokens that sum holds
+) -> tuple:  # means (b, t, 3) up to and with each token; new sum (b, 3)
     "Mean over the tokens so far: the causal way to route by sequence."
     s = logits.cumsum(1) if total is None else logits.cumsum(1) + total[:, None]
     count = torch.arange(before + 1, before + 1 + s.shape[1], device=s.device, dtype=s.dtype)
-    return s/count[:, None], s[:, -1].detach().clone()
+    return s / count[:, None], s[:, -1].detach().clone()
+
 
 def route_entropy(
     route: torch.Tensor,  # (…, 3) weights
-) -> torch.Tensor:        # (…) nats: 0 = one pattern, ln 3 = 1.0986 = all alike
+) -> torch.Tensor:  # (…) nats: 0 = one pattern, ln 3 = 1.0986 = all alike
     "How undecided the router is."
-    return -(route*route.clamp(min=1e-9).log()).sum(-1)
+    return -(route * route.clamp(min=1e-9).log()).sum(-1)
 
 # %% ../nbs/05_attention.ipynb #c065
-_FEW = 32   # new tokens up to which the dense form is the faster one
+_FEW = 32  # new tokens up to which the dense form is the faster one
+
 
 def after_state(
-    form,                 # a fast form: `compiled_band_attention`, `band_attention`, `sdpa_attention`
-    q: torch.Tensor,      # (b, h, tq, e) queries
-    k: torch.Tensor,      # (b, h, tk, e) keys; the last tq belong to the queries, the others are the last before them
-    v: torch.Tensor,      # (b, h, tk, e) values
+    form,  # a fast form: `compiled_band_attention`, `band_attention`, `sdpa_attention`
+    q: torch.Tensor,  # (b, h, tq, e) queries
+    k: torch.Tensor,  # (b, h, tk, e) keys; the last tq belong to the queries, the others are the last before them
+    v: torch.Tensor,  # (b, h, tk, e) values
     route: torch.Tensor,  # (b, tq, 3) weights of the patterns
     cfg: I3Config,
-    q_start: int,         # absolute position of the first query
-) -> torch.Tensor:        # (b, h, tq, e)
+    q_start: int,  # absolute position of the first query
+) -> torch.Tensor:  # (b, h, tq, e)
     "`dense_attention` from position `q_start` on, at the cost of `form`: O(tk)."
-    old = k.shape[2] - q.shape[2]                            # remembered keys
-    pad = (q_start - old) % cfg.chunk                        # whole chunks before them
+    old = k.shape[2] - q.shape[2]  # remembered keys
+    pad = (q_start - old) % cfg.chunk  # whole chunks before them
     front = lambda x, n: F.pad(x, (0, 0, n, 0))
-    return form(front(q, pad + old), front(k, pad), front(v, pad), front(route, pad + old), cfg)[:, :, pad + old:]
+    return form(front(q, pad + old), front(k, pad), front(v, pad), front(route, pad + old), cfg)[:, :, pad + old :]
 
 # %% ../nbs/05_attention.ipynb #c068
 class AttnState(NamedTuple):
     "All that a later call needs of the tokens before it; constant size."
-    k: torch.Tensor       # (b, h, ≤ reach-1, e) last keys
-    v: torch.Tensor       # (b, h, ≤ reach-1, e) last values
-    pos: int              # tokens seen so far
-    total: torch.Tensor   # (b, 3) sum of the router's logits (used when routing by sequence)
+
+    k: torch.Tensor  # (b, h, ≤ reach-1, e) last keys
+    v: torch.Tensor  # (b, h, ≤ reach-1, e) last values
+    pos: int  # tokens seen so far
+    total: torch.Tensor  # (b, 3) sum of the router's logits (used when routing by sequence)
+
 
 class MultiPatternAttention(nn.Module):
     "Causal attention through three sparse patterns, weighted by a learned router."
-    def __init__(self,
+
+    def __init__(
+        self,
         cfg: I3Config,
-        n_heads: int|None = None,  # heads of this layer; default cfg.n_heads, fewer after pruning
+        n_heads: int | None = None,  # heads of this layer; default cfg.n_heads, fewer after pruning
     ):
         super().__init__()
         self.cfg, self.n_heads, self.head_dim = cfg, n_heads or cfg.n_heads, cfg.head_dim
-        inner = self.n_heads*self.head_dim
-        self.qkv = nn.Linear(cfg.d_model, 3*inner)
+        inner = self.n_heads * self.head_dim
+        self.qkv = nn.Linear(cfg.d_model, 3 * inner)
         self.out = nn.Linear(inner, cfg.d_model)
         self.router = nn.Linear(cfg.d_model, len(PATTERNS))
-        self.register_buffer("head_mask", torch.ones(self.n_heads), persistent=False)
-        self.form = "auto"         # "dense", "sdpa", "band", "compiled"; auto: compiled on a CPU, sdpa elsewhere
+        self.register_buffer('head_mask', torch.ones(self.n_heads), persistent=False)
+        self.form = 'auto'  # "dense", "sdpa", "band", "compiled"; auto: compiled on a CPU, sdpa elsewhere
         for lin in (self.qkv, self.out, self.router):
-            nn.init.normal_(lin.weight, std=0.02); nn.init.zeros_(lin.bias)
+            nn.init.normal_(lin.weight, std=0.02)
+            nn.init.zeros_(lin.bias)
 
     def extra_repr(self):
         c = self.cfg
-        return f"heads={self.n_heads}×{self.head_dim}, window={c.window}, dilation={c.dilation}, chunk={c.chunk}, route_by={c.route_by}"
+        return f'heads={self.n_heads}×{self.head_dim}, window={c.window}, dilation={c.dilation}, chunk={c.chunk}, route_by={c.route_by}'
 
 # %% ../nbs/05_attention.ipynb #c070
 @patch
@@ -452,36 +537,43 @@ def _route(self: MultiPatternAttention, x, state):
     "Weights (b, t, 3) and the new sum of logits (b, 3); in fp32."
     wide = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        logits = F.linear(x.to(wide), self.router.weight.to(wide), self.router.bias.to(wide))    # (b, t, 3)
+        logits = F.linear(x.to(wide), self.router.weight.to(wide), self.router.bias.to(wide))  # (b, t, 3)
         before = (None, 0) if state is None else (state.total, state.pos)
         mean, total = running_mean(logits, *before)
-        return route_weights(mean if self.cfg.route_by == "sequence" else logits, self.cfg.route_hard), total
+        return route_weights(mean if self.cfg.route_by == 'sequence' else logits, self.cfg.route_hard), total
+
 
 @patch
 def _attend(self: MultiPatternAttention, q, k, v, route, pos):
     "The fast form for this device; with `pos` tokens before, of which `k` and `v` hold the last."
-    form = self.form if self.form != "auto" else "compiled" if q.device.type == "cpu" else "sdpa"
+    form = self.form if self.form != 'auto' else 'compiled' if q.device.type == 'cpu' else 'sdpa'
     fn = dict(dense=dense_attention, sdpa=sdpa_attention, band=band_attention, compiled=compiled_band_attention)[form]
-    if pos == 0: return fn(q, k, v, route, self.cfg)
-    if fn is dense_attention or q.shape[2] <= _FEW: return dense_attention(q, k, v, route, self.cfg, q_start=pos)
+    if pos == 0:
+        return fn(q, k, v, route, self.cfg)
+    if fn is dense_attention or q.shape[2] <= _FEW:
+        return dense_attention(q, k, v, route, self.cfg, q_start=pos)
     return after_state(fn, q, k, v, route, self.cfg, pos)
 
+
 @patch
-def forward(self: MultiPatternAttention,
-    x: torch.Tensor,                # (b, t, d), t ≥ 1
-    state: AttnState|None = None,   # of the tokens before x
-    want_state: bool = False,       # return a state for the tokens after x
-) -> tuple:                         # y (b, t, d); AttnState or None; route (b, t, 3)
+def forward(
+    self: MultiPatternAttention,
+    x: torch.Tensor,  # (b, t, d), t ≥ 1
+    state: AttnState | None = None,  # of the tokens before x
+    want_state: bool = False,  # return a state for the tokens after x
+) -> tuple:  # y (b, t, d); AttnState or None; route (b, t, 3)
     "Attend; any split of a text into calls gives the outputs of one call."
     b, t, _ = x.shape
     qkv = self.qkv(x).view(b, t, 3, self.n_heads, self.head_dim)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)                                   # 3 × (b, h, t, e)
-    route, total = self._route(x, state)                                   # (b, t, 3)
-    if state is not None: k, v = torch.cat([state.k.to(k.dtype), k], 2), torch.cat([state.v.to(v.dtype), v], 2)
-    o = self._attend(q, k, v, route, state.pos if state else 0)            # (b, h, t, e)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 × (b, h, t, e)
+    route, total = self._route(x, state)  # (b, t, 3)
+    if state is not None:
+        k, v = torch.cat([state.k.to(k.dtype), k], 2), torch.cat([state.v.to(v.dtype), v], 2)
+    o = self._attend(q, k, v, route, state.pos if state else 0)  # (b, h, t, e)
     o = o * self.head_mask.to(o.dtype)[:, None, None]
-    y = self.out(o.transpose(1, 2).reshape(b, t, -1))                      # (b, t, d)
-    if not want_state: return y, None, route
+    y = self.out(o.transpose(1, 2).reshape(b, t, -1))  # (b, t, d)
+    if not want_state:
+        return y, None, route
     keep = attn_reach(self.cfg) - 1
-    last = lambda z: z[:, :, max(0, z.shape[2] - keep):].detach().clone()
+    last = lambda z: z[:, :, max(0, z.shape[2] - keep) :].detach().clone()
     return y, AttnState(last(k), last(v), t + (state.pos if state else 0), total), route

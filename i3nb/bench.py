@@ -10,7 +10,15 @@ __all__ = ['PEERS', 'PEER_MICRO', 'LOOP_MICRO', 'COMPONENTS', 'JOBS', 'MARKS', '
            'i3nb_bench']
 
 # %% ../nbs/15_bench.ipynb #c003
-import json, os, platform, re, statistics, subprocess, sys, tempfile, time
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,121 +27,195 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-from . import model as model_module, recurrence
-from .core import I3Config, I3Error, PRESETS, call_parse, pick_device, pick_precision, seed_all, user_errors, write_atomic
+from . import model as model_module
+from . import recurrence
+from i3nb.core import (
+    PRESETS,
+    I3Config,
+    I3Error,
+    call_parse,
+    pick_device,
+    pick_precision,
+    seed_all,
+    user_errors,
+    write_atomic,
+)
 from .data import Batches, eval_batches, prepare, sample_data, target_bytes
-from .model import I3Model, flops_per_token
 from .graphs import GraphedStep
+from .model import I3Model, flops_per_token
 from .native import keep_memory
-from .optim import Muon, Optimizers, RECIPES, build_optimizer, clip_gradients, lr_scale
+from .optim import RECIPES, Muon, Optimizers, build_optimizer, clip_gradients, lr_scale
 from .scan import scan_loop
 from .telemetry import bits_per_byte, perplexity
 from .trainer import autocast
 
 # %% ../nbs/15_bench.ipynb #c006
 PEERS = {  # a type that `transformers` knows: its shape, and what is smaller in `-tiny`
-    'gpt2': (dict(n_embd=768, n_layer=12, n_head=12, resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.), dict(n_embd=64, n_layer=2, n_head=2)),
-    'llama': (dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=2048, tie_word_embeddings=True),
-        dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)),
+    'gpt2': (
+        dict(n_embd=768, n_layer=12, n_head=12, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+        dict(n_embd=64, n_layer=2, n_head=2),
+    ),
+    'llama': (
+        dict(
+            hidden_size=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            intermediate_size=2048,
+            tie_word_embeddings=True,
+        ),
+        dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128),
+    ),
     'mamba': (dict(hidden_size=768, num_hidden_layers=24, state_size=16), dict(hidden_size=64, num_hidden_layers=2)),
-    'jamba': (dict(hidden_size=512, num_hidden_layers=16, intermediate_size=2048, num_attention_heads=8, num_key_value_heads=8, num_experts=4, num_experts_per_tok=2,
-        use_mamba_kernels=False), dict(hidden_size=64, num_hidden_layers=8, intermediate_size=128, num_attention_heads=2, num_key_value_heads=2)),
+    'jamba': (
+        dict(
+            hidden_size=512,
+            num_hidden_layers=16,
+            intermediate_size=2048,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            use_mamba_kernels=False,
+        ),
+        dict(hidden_size=64, num_hidden_layers=8, intermediate_size=128, num_attention_heads=2, num_key_value_heads=2),
+    ),
 }
 PEER_MICRO = {'mamba': 2, 'jamba': 4}  # sequences at once: their states in plain PyTorch need gigabytes a sequence
 
+
 def build_peer(
-    name: str,         # a key of `PEERS`, or with `-tiny`
-    vocab_size: int,   # v
-    seq_len: int,      # t: positions that it can tell apart
-):                     # a causal language model of `transformers`, in training mode
+    name: str,  # a key of `PEERS`, or with `-tiny`
+    vocab_size: int,  # v
+    seq_len: int,  # t: positions that it can tell apart
+):  # a causal language model of `transformers`, in training mode
     "A peer from its configuration. Without `transformers`, or for an unknown name, raises `I3Error`."
     kind = name.removesuffix('-tiny')
-    if kind not in PEERS: raise I3Error(f"peer {name!r} is unknown; choose from {', '.join(PEERS)}, each also with -tiny")
-    try: import transformers
-    except ImportError as e: raise I3Error(f'peer {name!r} needs the package transformers, which is not installed; run: pip install transformers mambapy') from e
+    if kind not in PEERS:
+        raise I3Error(f'peer {name!r} is unknown; choose from {", ".join(PEERS)}, each also with -tiny')
+    try:
+        import transformers
+    except ImportError as e:
+        raise I3Error(
+            f'peer {name!r} needs the package transformers, which is not installed; run: pip install transformers mambapy'
+        ) from e
     transformers.logging.set_verbosity_error()
     full, tiny = PEERS[kind]
-    shape = {**full, **(tiny if name != kind else {}), 'vocab_size': vocab_size, 'use_cache': False, 'bos_token_id': 0, 'eos_token_id': 0, 'pad_token_id': None}
-    if kind == 'gpt2': shape['n_positions'] = seq_len
-    if kind in ('mamba', 'jamba'): shape['use_mambapy'] = transformers.utils.import_utils.is_mambapy_available()
+    shape = {
+        **full,
+        **(tiny if name != kind else {}),
+        'vocab_size': vocab_size,
+        'use_cache': False,
+        'bos_token_id': 0,
+        'eos_token_id': 0,
+        'pad_token_id': None,
+    }
+    if kind == 'gpt2':
+        shape['n_positions'] = seq_len
+    if kind in ('mamba', 'jamba'):
+        shape['use_mambapy'] = transformers.utils.import_utils.is_mambapy_available()
     return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **shape)).train()
 
 # %% ../nbs/15_bench.ipynb #c010
 def peer_flops(
-    peer,          # a model of `build_peer`
+    peer,  # a model of `build_peer`
     seq_len: int,  # t
-)->int:            # FLOP of a training step, a token
+) -> int:  # FLOP of a training step, a token
     "Floating-point operations of a peer, counted as `flops_per_token` counts ours."
     c, total = peer.config, 0
-    share = getattr(c, 'num_experts_per_tok', 1)/getattr(c, 'num_experts', 1)
+    share = getattr(c, 'num_experts_per_tok', 1) / getattr(c, 'num_experts', 1)
     for name, p in peer.named_parameters():
-        if p.ndim < 2 or re.search(r'wte|wpe|embed|lm_head|A_log', name): continue
-        total += 6*p.numel()*(share if 'experts' in name else 1)
-    kinds = getattr(c, 'layers_block_type', None) or ['mamba' if c.model_type == 'mamba' else 'attention']*c.num_hidden_layers
-    states = sum(p.numel() for n, p in peer.named_parameters() if n.endswith('A_log'))     # over all layers
-    return int(total + 6*c.vocab_size*c.hidden_size + 3*4*seq_len*c.hidden_size*kinds.count('attention') + 3*7*states)
+        if p.ndim < 2 or re.search(r'wte|wpe|embed|lm_head|A_log', name):
+            continue
+        total += 6 * p.numel() * (share if 'experts' in name else 1)
+    kinds = (
+        getattr(c, 'layers_block_type', None)
+        or ['mamba' if c.model_type == 'mamba' else 'attention'] * c.num_hidden_layers
+    )
+    states = sum(p.numel() for n, p in peer.named_parameters() if n.endswith('A_log'))  # over all layers
+    return int(
+        total
+        + 6 * c.vocab_size * c.hidden_size
+        + 3 * 4 * seq_len * c.hidden_size * kinds.count('attention')
+        + 3 * 7 * states
+    )
 
 # %% ../nbs/15_bench.ipynb #c014
 def peer_optimizer(
-    peer,                     # a model of `build_peer`
-    recipe: str='adamw',      # 'adamw' or 'muon'
-    lr: float|None=None,      # main rate: AdamW's or Muon's; None: 6e-4 or 0.02
-    adam_lr: float=3e-3,      # in 'muon', the rate of everything but Muon's matrices
-)->Optimizers:
+    peer,  # a model of `build_peer`
+    recipe: str = 'adamw',  # 'adamw' or 'muon'
+    lr: float | None = None,  # main rate: AdamW's or Muon's; None: 6e-4 or 0.02
+    adam_lr: float = 3e-3,  # in 'muon', the rate of everything but Muon's matrices
+) -> Optimizers:
     "Groups as in `build_optimizer`: decay on matrices, none on vectors and tables."
-    if recipe not in ('adamw', 'muon'): raise I3Error(f"recipe {recipe!r} is not for peers; choose adamw or muon")
+    if recipe not in ('adamw', 'muon'):
+        raise I3Error(f'recipe {recipe!r} is not for peers; choose adamw or muon')
     kinds = dict(hidden=[], table=[], vector=[])
     for name, p in peer.named_parameters():
         table = re.search(r'wte|wpe|embed|lm_head', name)
-        kinds['table' if table else 'hidden' if p.ndim >= 2 and not re.search('A_log|conv1d', name) else 'vector'].append(p)
-    adam = dict(betas=(.9, .95), fused=True)
-    rest = [dict(params=kinds[k], weight_decay=0.) for k in ('table', 'vector') if kinds[k]]
+        kinds[
+            'table' if table else 'hidden' if p.ndim >= 2 and not re.search('A_log|conv1d', name) else 'vector'
+        ].append(p)
+    adam = dict(betas=(0.9, 0.95), fused=True)
+    rest = [dict(params=kinds[k], weight_decay=0.0) for k in ('table', 'vector') if kinds[k]]
     if recipe == 'muon':
-        muon = Muon(kinds['hidden'], lr=lr or .02, in_first=peer.config.model_type == 'gpt2')
+        muon = Muon(kinds['hidden'], lr=lr or 0.02, in_first=peer.config.model_type == 'gpt2')
         return Optimizers({'model': [muon, torch.optim.AdamW(rest, lr=adam_lr, **adam)]})
-    return Optimizers({'model': [torch.optim.AdamW([dict(params=kinds['hidden'], weight_decay=.1), *rest], lr=lr or 6e-4, **adam)]})
+    return Optimizers(
+        {'model': [torch.optim.AdamW([dict(params=kinds['hidden'], weight_decay=0.1), *rest], lr=lr or 6e-4, **adam)]}
+    )
 
 # %% ../nbs/15_bench.ipynb #c017
-LOOP_MICRO = 2   # sequences at once
+LOOP_MICRO = 2  # sequences at once
+
 
 def _loop_gru(x, h, Wx, Wh, bias):
-    with torch.autocast(x.device.type, enabled=False): return recurrence.gru_loop(x.to(Wx.dtype), h, Wx, Wh, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        return recurrence.gru_loop(x.to(Wx.dtype), h, Wx, Wh, bias)
+
 
 def _loop_scan(u, delta, A, B, C, D, h0):
-    with torch.autocast(u.device.type, enabled=False): return scan_loop(*(x.float() for x in (u, delta, A, B, C, D, h0)))
+    with torch.autocast(u.device.type, enabled=False):
+        return scan_loop(*(x.float() for x in (u, delta, A, B, C, D, h0)))
+
 
 class paper_way:
     "While active, GRU and scan are Python loops through time."
+
     def __enter__(self):
         self.fast = recurrence.gru, recurrence.selective_scan
         recurrence.gru, recurrence.selective_scan = _loop_gru, _loop_scan
 
-    def __exit__(self, *_): recurrence.gru, recurrence.selective_scan = self.fast
+    def __exit__(self, *_):
+        recurrence.gru, recurrence.selective_scan = self.fast
 
 # %% ../nbs/15_bench.ipynb #c020
 @dataclass
 class Contender:
     "What is timed."
+
     name: str
     model: torch.nn.Module
     optimizer: Optimizers
-    flops: int              # a token
-    micro: int              # sequences at once
+    flops: int  # a token
+    micro: int  # sequences at once
     recipe: str
-    nll: Callable           # (x, y) -> mean cross-entropy in nats a token; targets -100 are ignored
-    loss: Callable          # (x, y) -> what to minimise
-    recorded: Callable=None # (x, y) -> dict with `loss`; forward and backward as one recording, as our trainer does it on a card
+    nll: Callable  # (x, y) -> mean cross-entropy in nats a token; targets -100 are ignored
+    loss: Callable  # (x, y) -> what to minimise
+    recorded: Callable = (
+        None  # (x, y) -> dict with `loss`; forward and backward as one recording, as our trainer does it on a card
+    )
+
 
 def make_contender(
-    name: str,              # see above
-    vocab_size: int|None=None, # v; None: the preset's (peers need it)
-    batch_size: int=16,     # b
-    seq_len: int=256,       # t
-    recipe: str='muon',     # of ours; peers train with AdamW unless `peer_recipe` says otherwise
-    lr: float|None=None,    # main rate; None: the recipe's
+    name: str,  # see above
+    vocab_size: int | None = None,  # v; None: the preset's (peers need it)
+    batch_size: int = 16,  # b
+    seq_len: int = 256,  # t
+    recipe: str = 'muon',  # of ours; peers train with AdamW unless `peer_recipe` says otherwise
+    lr: float | None = None,  # main rate; None: the recipe's
     device='cpu',
-    peer_recipe: str='adamw',
-)->Contender:
+    peer_recipe: str = 'adamw',
+) -> Contender:
     "Build a contender from its name."
     base, _, variant = name.partition('/')
     if base in PRESETS:
@@ -141,55 +223,75 @@ def make_contender(
         cfg = I3Config.preset(base, context=seq_len, **({'vocab_size': vocab_size} if vocab_size else {}))
         m = I3Model(cfg).to(device)
         micro = min(batch_size, LOOP_MICRO) if variant == 'loop' else batch_size
-        return Contender(name, m, build_optimizer(m, recipe, lr=lr), flops_per_token(cfg), micro, recipe,
-            lambda x, y: m(x, y).lm_loss, lambda x, y: m(x, y).loss)
+        return Contender(
+            name,
+            m,
+            build_optimizer(m, recipe, lr=lr),
+            flops_per_token(cfg),
+            micro,
+            recipe,
+            lambda x, y: m(x, y).lm_loss,
+            lambda x, y: m(x, y).loss,
+        )
     m = build_peer(name, vocab_size, seq_len).to(device)
-    nll = lambda x, y: F.cross_entropy(m(input_ids=x).logits.float().flatten(0, 1), y.flatten())   # as `transformers` computes it: all logits, in fp32
-    whole = find_spec('mamba_ssm') and torch.device(device).type == 'cuda'                       # kernels that hold no states
+    nll = lambda x, y: F.cross_entropy(
+        m(input_ids=x).logits.float().flatten(0, 1), y.flatten()
+    )  # as `transformers` computes it: all logits, in fp32
+    whole = find_spec('mamba_ssm') and torch.device(device).type == 'cuda'  # kernels that hold no states
     micro = batch_size if whole else min(batch_size, PEER_MICRO.get(name.removesuffix('-tiny'), batch_size))
     return Contender(name, m, peer_optimizer(m, peer_recipe, lr), peer_flops(m, seq_len), micro, peer_recipe, nll, nll)
 
 # %% ../nbs/15_bench.ipynb #c022
 def one_step(
     c: Contender,
-    x: torch.Tensor,         # (b, t) ids
-    y: torch.Tensor,         # (b, t) targets
-    precision: str='fp32',
+    x: torch.Tensor,  # (b, t) ids
+    y: torch.Tensor,  # (b, t) targets
+    precision: str = 'fp32',
     mark=lambda part: None,  # told which part of the step begins
-)->float:                    # loss
+) -> float:  # loss
     "Forward, backward, clipping, optimizer."
-    if c.recorded: total = c.recorded(x, y)['loss'].item()
-    else: total = _gradients(c, x, y, precision)
+    if c.recorded:
+        total = c.recorded(x, y)['loss'].item()
+    else:
+        total = _gradients(c, x, y, precision)
     mark('clipping')
-    clip_gradients(c.model.parameters(), 1.)
+    clip_gradients(c.model.parameters(), 1.0)
     mark('optimizer')
     c.optimizer.step()
     c.optimizer.zero_grad(set_to_none=True)
     mark('rest')
     return total
 
-def _gradients(c: Contender, x, y, precision: str)->float:
+
+def _gradients(c: Contender, x, y, precision: str) -> float:
     "Forward and backward, in micro-batches; the loss."
-    total = 0.
+    total = 0.0
     for xs, ys in zip(x.split(c.micro), y.split(c.micro)):
-        with autocast(x.device, precision): loss = c.loss(xs, ys)
-        (loss*(len(xs)/len(x))).backward()
-        total += loss.item()*len(xs)/len(x)
+        with autocast(x.device, precision):
+            loss = c.loss(xs, ys)
+        (loss * (len(xs) / len(x))).backward()
+        total += loss.item() * len(xs) / len(x)
     return total
 
 # %% ../nbs/15_bench.ipynb #c025
 class Stopwatch:
     "Gives every moment to one part: `switch` ends one and begins the next."
-    def __init__(self, device='cpu'): self.seconds, self.device, self.now = {}, torch.device(device), None
 
-    def switch(self, part: str|None):  # None: stop
-        if self.device.type == 'cuda': torch.cuda.synchronize(self.device)
+    def __init__(self, device='cpu'):
+        self.seconds, self.device, self.now = {}, torch.device(device), None
+
+    def switch(self, part: str | None):  # None: stop
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
         t = time.perf_counter()
-        if self.now is not None: self.seconds[self.now] = self.seconds.get(self.now, 0.) + t - self.since
+        if self.now is not None:
+            self.seconds[self.now] = self.seconds.get(self.now, 0.0) + t - self.since
         self.now, self.since = part, t
+
 
 class _Mark(torch.autograd.Function):
     "Identity that switches the watch on the way forward and on the way back."
+
     @staticmethod
     def forward(ctx, watch, ahead, back, *xs):
         ctx.watch, ctx.back = watch, back
@@ -201,33 +303,54 @@ class _Mark(torch.autograd.Function):
         ctx.watch.switch(ctx.back)
         return None, None, None, *grads
 
+
 def _mark_all(watch, ahead, back, values):
     "Pass the tensors among `values` that carry a gradient through one mark."
     where = [i for i, v in enumerate(values) if torch.is_tensor(v) and v.requires_grad]
-    if not where: watch.switch(ahead); return tuple(values)
+    if not where:
+        watch.switch(ahead)
+        return tuple(values)
     values = list(values)
-    for i, x in zip(where, _Mark.apply(watch, ahead, back, *(values[i] for i in where))): values[i] = x
+    for i, x in zip(where, _Mark.apply(watch, ahead, back, *(values[i] for i in where))):
+        values[i] = x
     return tuple(values)
+
 
 def timed(
     watch: Stopwatch,
-    part: str,      # the component's name
-    f,              # a function of tensors that returns a tensor or a tuple
-    outside: str='rest', # the part that it is called from
+    part: str,  # the component's name
+    f,  # a function of tensors that returns a tensor or a tuple
+    outside: str = 'rest',  # the part that it is called from
 ):
     "`f` with a mark at its entrance and one at its exit."
+
     def wrapped(*args, **kwargs):
         out = f(*_mark_all(watch, part, outside, args), **kwargs)
         done = _mark_all(watch, outside, part, out if isinstance(out, tuple) else (out,))
         return done if isinstance(out, tuple) else done[0]
+
     return wrapped
 
 # %% ../nbs/15_bench.ipynb #c028
-COMPONENTS = ('embedding', 'GRU', 'scan', 'projections and convolution', 'attention', 'experts', 'head and loss', 'clipping', 'optimizer', 'rest')
+COMPONENTS = (
+    'embedding',
+    'GRU',
+    'scan',
+    'projections and convolution',
+    'attention',
+    'experts',
+    'head and loss',
+    'clipping',
+    'optimizer',
+    'rest',
+)
+
 
 class timed_parts:
     "While active, `watch` follows the components of an `I3Model`."
-    def __init__(self, model: I3Model, watch: Stopwatch): self.model, self.watch, self.undo = model, watch, []
+
+    def __init__(self, model: I3Model, watch: Stopwatch):
+        self.model, self.watch, self.undo = model, watch, []
 
     def _replace(self, owner, name, part, outside='rest'):
         old = getattr(owner, name)
@@ -247,15 +370,19 @@ class timed_parts:
 
     def __exit__(self, *_):
         for owner, name, old in reversed(self.undo):
-            if isinstance(owner, torch.nn.Module): delattr(owner, name)      # the class's own method again
-            else: setattr(owner, name, old)
+            if isinstance(owner, torch.nn.Module):
+                delattr(owner, name)  # the class's own method again
+            else:
+                setattr(owner, name, old)
+
 
 def component_seconds(
-    c: Contender,      # ours
-    x, y,              # (b, t) ids and targets
-    precision: str='fp32',
-    steps: int=3,      # averaged
-)->dict:               # seconds a step for each of `COMPONENTS`, and 'step'
+    c: Contender,  # ours
+    x,
+    y,  # (b, t) ids and targets
+    precision: str = 'fp32',
+    steps: int = 3,  # averaged
+) -> dict:  # seconds a step for each of `COMPONENTS`, and 'step'
     "Seconds of a step by component; they add up to the step."
     watch, start = Stopwatch(x.device), time.perf_counter()
     with timed_parts(c.model, watch):
@@ -263,348 +390,587 @@ def component_seconds(
             watch.switch('rest')
             one_step(c, x, y, precision, watch.switch)
         watch.switch(None)
-    return {**{k: watch.seconds.get(k, 0.)/steps for k in COMPONENTS}, 'step': (time.perf_counter()-start)/steps}
+    return {**{k: watch.seconds.get(k, 0.0) / steps for k in COMPONENTS}, 'step': (time.perf_counter() - start) / steps}
 
 # %% ../nbs/15_bench.ipynb #c033
 def matmul_ceiling(
     device='cpu',
-    precision: str='bf16',
-    sizes=None,          # (m, k, n) of the products; None: large ones, and one of the experts' shape
-    seconds: float=2.,   # time for all of it
-)->float:                # 1e9 FLOP/s
+    precision: str = 'bf16',
+    sizes=None,  # (m, k, n) of the products; None: large ones, and one of the experts' shape
+    seconds: float = 2.0,  # time for all of it
+) -> float:  # 1e9 FLOP/s
     "The best rate of plain matrix products on `device`."
-    device, best = torch.device(device), 0.
+    device, best = torch.device(device), 0.0
     dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
-    sizes = sizes or ([(8192,)*3, (4096, 4096, 8192)] if device.type == 'cuda' else [(2048,)*3, (4096,)*3, (4096, 512, 2048)])
+    sizes = sizes or (
+        [(8192,) * 3, (4096, 4096, 8192)] if device.type == 'cuda' else [(2048,) * 3, (4096,) * 3, (4096, 512, 2048)]
+    )
     sync = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     for m, k, n in sizes:
         a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
-        a@b; sync()
-        end = time.perf_counter() + seconds/len(sizes)
+        a @ b
+        sync()
+        end = time.perf_counter() + seconds / len(sizes)
         while True:
-            start = time.perf_counter(); a@b; sync(); now = time.perf_counter()
-            best = max(best, 2*m*k*n/(now-start)/1e9)
-            if now > end: break
+            start = time.perf_counter()
+            a @ b
+            sync()
+            now = time.perf_counter()
+            best = max(best, 2 * m * k * n / (now - start) / 1e9)
+            if now > end:
+                break
     return best
 
-def device_name(device='cpu')->str:
+
+def device_name(device='cpu') -> str:
     "The machine in one line: processor or card, threads, torch."
     device = torch.device(device)
-    if device.type == 'cuda': what = torch.cuda.get_device_name(device)
+    if device.type == 'cuda':
+        what = torch.cuda.get_device_name(device)
     else:
-        found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text()) if Path('/proc/cpuinfo').is_file() else None
-        what = f"{found[1] if found else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        found = (
+            re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
+            if Path('/proc/cpuinfo').is_file()
+            else None
+        )
+        what = f'{found[1] if found else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}'
     return f'{what}, torch {torch.__version__}'
 
 # %% ../nbs/15_bench.ipynb #c036
-def peak_gb(device='cpu')->float:
+def peak_gb(device='cpu') -> float:
     "Peak memory of this process since it began, 1e9 bytes: its resident set, or what tensors held on a card."
     device = torch.device(device)
-    if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)/1e9
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path('/proc/self/status')
-    if status.is_file() and (found := re.search(r'VmHWM:\s*(\d+) kB', status.read_text())): return int(found[1])*1024/1e9
+    if status.is_file() and (found := re.search(r'VmHWM:\s*(\d+) kB', status.read_text())):
+        return int(found[1]) * 1024 / 1e9
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/1e9
 
-def _say(**line): print(json.dumps(line), flush=True)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
 
-def record(c: Contender, precision: str)->GraphedStep:
+
+def _say(**line):
+    print(json.dumps(line), flush=True)
+
+
+def record(c: Contender, precision: str) -> GraphedStep:
     "Our step as the trainer takes it on a card: recorded once, replayed from then on."
+
     def step(x, y):
-        with autocast(x.device, precision): loss = c.loss(x, y)
+        with autocast(x.device, precision):
+            loss = c.loss(x, y)
         loss.backward()
         return dict(loss=loss.detach())
+
     return GraphedStep(step, c.model.parameters(), next(c.model.parameters()).device)
 
-def _timed_step(c, x, y, precision)->float:
+
+def _timed_step(c, x, y, precision) -> float:
     "Seconds of one step."
     start = time.perf_counter()
     one_step(c, x, y, precision)
-    if x.is_cuda: torch.cuda.synchronize(x.device)
-    return time.perf_counter()-start
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start
 
-def _row(spec: dict)->dict:
+
+def _row(spec: dict) -> dict:
     "What a child process does for a row."
     seed_all(spec['seed'])
     device = pick_device(spec['device'])
-    if device.type == 'cpu' and spec['name'].partition('/')[0] in PRESETS: keep_memory()   # as our trainer does; peers run as a script of their users' would
+    if device.type == 'cpu' and spec['name'].partition('/')[0] in PRESETS:
+        keep_memory()  # as our trainer does; peers run as a script of their users' would
     precision = pick_precision(device, spec['precision'])
     b, t, v = spec['batch_size'], spec['seq_len'], spec['vocab_size']
     c = make_contender(spec['name'], v, b, t, spec['recipe'], device=device)
-    if device.type == 'cuda' and isinstance(c.model, I3Model) and c.micro == b: c.recorded = record(c, precision)
-    ids, seconds, begin = torch.randint(v, (b, t+1), device=device), [], time.perf_counter()
+    if device.type == 'cuda' and isinstance(c.model, I3Model) and c.micro == b:
+        c.recorded = record(c, precision)
+    ids, seconds, begin = torch.randint(v, (b, t + 1), device=device), [], time.perf_counter()
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     with paper_way() if spec['name'].endswith('/loop') else nullcontext():
-        for _ in range(2 if c.micro == b else 1): warm = _timed_step(c, x[:c.micro], y[:c.micro], precision)
-        rows = min(b, c.micro*max(1, int(spec['budget_s']/warm)))              # sequences that fit into the row's time
-        while len(seconds) < spec['steps'] and (not seconds or time.perf_counter()-begin < spec['budget_s']):
-            seconds.append(_timed_step(c, x[:rows], y[:rows], precision)*b/rows); _say(step=seconds[-1])
-    memory = peak_gb(device)                                              # before the watched steps
-    c.recorded = None                                                     # a recording has no parts to watch
+        for _ in range(2 if c.micro == b else 1):
+            warm = _timed_step(c, x[: c.micro], y[: c.micro], precision)
+        rows = min(b, c.micro * max(1, int(spec['budget_s'] / warm)))  # sequences that fit into the row's time
+        while len(seconds) < spec['steps'] and (not seconds or time.perf_counter() - begin < spec['budget_s']):
+            seconds.append(_timed_step(c, x[:rows], y[:rows], precision) * b / rows)
+            _say(step=seconds[-1])
+    memory = peak_gb(device)  # before the watched steps
+    c.recorded = None  # a recording has no parts to watch
     parts = component_seconds(c, x, y, precision, 2) if spec['components'] and isinstance(c.model, I3Model) else None
-    return dict(params=sum(p.numel() for p in c.model.parameters()), flops_per_token=c.flops, micro_batch=c.micro, precision=precision,
-        recipe=c.recipe, sequences=rows, seconds=seconds, mem_peak_gb=memory, components=parts)
+    return dict(
+        params=sum(p.numel() for p in c.model.parameters()),
+        flops_per_token=c.flops,
+        micro_batch=c.micro,
+        precision=precision,
+        recipe=c.recipe,
+        sequences=rows,
+        seconds=seconds,
+        mem_peak_gb=memory,
+        components=parts,
+    )
 
 # %% ../nbs/15_bench.ipynb #c038
 def _child(job: str):
     "Entry point of a child process: its specification comes on stdin."
-    try: _say(done=JOBS[job](json.loads(sys.stdin.read())))
-    except I3Error as e: _say(error=str(e))
+    try:
+        _say(done=JOBS[job](json.loads(sys.stdin.read())))
+    except I3Error as e:
+        _say(error=str(e))
+
 
 def in_child(
-    job: str,                 # a key of `JOBS`
-    spec: dict,               # its argument; plain JSON
-    seen=lambda line: None,   # called with each line on the way
-)->dict:
+    job: str,  # a key of `JOBS`
+    spec: dict,  # its argument; plain JSON
+    seen=lambda line: None,  # called with each line on the way
+) -> dict:
     "Run a job in a fresh process. If the process fails, `I3Error` says how."
     import i3nb
-    path = os.pathsep.join([str(Path(i3nb.__file__).resolve().parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])])
+
+    path = os.pathsep.join(
+        [str(Path(i3nb.__file__).resolve().parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])]
+    )
     code = f'from i3nb.bench import _child; _child({job!r})'
-    with tempfile.TemporaryFile('w+') as err, subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err,
-            text=True, env={**os.environ, 'PYTHONPATH': path}) as p:
+    with (
+        tempfile.TemporaryFile('w+') as err,
+        subprocess.Popen(
+            [sys.executable, '-c', code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': path},
+        ) as p,
+    ):
         try:
-            p.stdin.write(json.dumps(spec)); p.stdin.close()
+            p.stdin.write(json.dumps(spec))
+            p.stdin.close()
             for line in p.stdout:
                 line = json.loads(line) if line.startswith('{') else {}
-                if 'done' in line: return line['done']
-                if 'error' in line: raise I3Error(line['error'])
+                if 'done' in line:
+                    return line['done']
+                if 'error' in line:
+                    raise I3Error(line['error'])
                 seen(line)
             status = p.wait()
             err.seek(0)
             last = (err.read().strip().splitlines() or ['no message'])[-1]
-            why = f'was killed by signal {-status}; the machine may be short of memory' if status < 0 else f'failed: {last}'
-            raise I3Error(f"{spec.get('name', job)}: its process {why}")
+            why = (
+                f'was killed by signal {-status}; the machine may be short of memory'
+                if status < 0
+                else f'failed: {last}'
+            )
+            raise I3Error(f'{spec.get("name", job)}: its process {why}')
         finally:
-            if p.poll() is None: p.terminate()
+            if p.poll() is None:
+                p.terminate()
 
-JOBS = {'row': _row, 'ceiling': lambda s: matmul_ceiling(pick_device(s['device']), pick_precision(pick_device(s['device']), s['precision']))}
+
+JOBS = {
+    'row': _row,
+    'ceiling': lambda s: matmul_ceiling(
+        pick_device(s['device']), pick_precision(pick_device(s['device']), s['precision'])
+    ),
+}
 
 # %% ../nbs/15_bench.ipynb #c041
 def run_rows(
-    names: list,             # contenders
-    spec: dict,              # what all share: batch_size, seq_len, vocab_size, steps, recipe, seed, device, precision, components
-    repeats: int=2,
-    minutes_per_row: float=5.,
-    progress: bool=True,
-)->tuple:                    # results by name (each a list, one a repeat), ceiling, failures by name
+    names: list,  # contenders
+    spec: dict,  # what all share: batch_size, seq_len, vocab_size, steps, recipe, seed, device, precision, components
+    repeats: int = 2,
+    minutes_per_row: float = 5.0,
+    progress: bool = True,
+) -> tuple:  # results by name (each a list, one a repeat), ceiling, failures by name
     "Measure all rows, interleaved."
-    results, failed, ceiling = {n: [] for n in names}, {}, 0.
-    share = [len(range(r, spec['steps'], repeats)) for r in range(repeats)]            # steps of each repeat
-    with tqdm(total=len(names)*spec['steps'], unit='step', disable=not progress) as bar:
+    results, failed, ceiling = {n: [] for n in names}, {}, 0.0
+    share = [len(range(r, spec['steps'], repeats)) for r in range(repeats)]  # steps of each repeat
+    with tqdm(total=len(names) * spec['steps'], unit='step', disable=not progress) as bar:
         for steps in filter(None, share):
             ceiling = max(ceiling, in_child('ceiling', spec))
             for name in names:
                 spent = sum(sum(r['seconds']) for r in results[name])
-                if name not in failed and spent <= 60*minutes_per_row*(1 - 1/repeats):
-                    bar.set_description(name); before = bar.n
-                    one = dict(spec, name=name, steps=steps, budget_s=60*minutes_per_row/repeats, components=spec['components'] and name in PRESETS)
-                    try: results[name].append(in_child('row', one, lambda line: bar.update('step' in line)))
-                    except I3Error as e: failed[name] = str(e)
-                    bar.update(before + steps - bar.n)                              # steps that were left out count as done
-                else: bar.update(steps)
+                if name not in failed and spent <= 60 * minutes_per_row * (1 - 1 / repeats):
+                    bar.set_description(name)
+                    before = bar.n
+                    one = dict(
+                        spec,
+                        name=name,
+                        steps=steps,
+                        budget_s=60 * minutes_per_row / repeats,
+                        components=spec['components'] and name in PRESETS,
+                    )
+                    try:
+                        results[name].append(in_child('row', one, lambda line: bar.update('step' in line)))
+                    except I3Error as e:
+                        failed[name] = str(e)
+                    bar.update(before + steps - bar.n)  # steps that were left out count as done
+                else:
+                    bar.update(steps)
     return results, ceiling, failed
+
 
 def make_row(
     name: str,
-    runs: list,        # of one contender, as `_row` returns them
-    tokens: int,       # a step
-    ceiling: float,    # 1e9 FLOP/s
-)->dict:
+    runs: list,  # of one contender, as `_row` returns them
+    tokens: int,  # a step
+    ceiling: float,  # 1e9 FLOP/s
+) -> dict:
     "A row of the report from the steps of all repeats."
     seconds = [s for r in runs for s in r['seconds']]
     mid, first = statistics.median(seconds), runs[0]
-    row = dict(name=name, params=first['params'], tokens_per_s=tokens/mid, s_per_step=mid, mem_peak_gb=max(r['mem_peak_gb'] for r in runs),
-        ceiling_share=first['flops_per_token']*tokens/mid/(1e9*ceiling), s_per_step_min=min(seconds), s_per_step_max=max(seconds), steps=len(seconds),
-        **{k: first[k] for k in ('flops_per_token', 'recipe', 'precision', 'micro_batch', 'sequences')})
+    row = dict(
+        name=name,
+        params=first['params'],
+        tokens_per_s=tokens / mid,
+        s_per_step=mid,
+        mem_peak_gb=max(r['mem_peak_gb'] for r in runs),
+        ceiling_share=first['flops_per_token'] * tokens / mid / (1e9 * ceiling),
+        s_per_step_min=min(seconds),
+        s_per_step_max=max(seconds),
+        steps=len(seconds),
+        **{k: first[k] for k in ('flops_per_token', 'recipe', 'precision', 'micro_batch', 'sequences')},
+    )
     parts = [r['components'] for r in runs if r['components']]
-    if parts: row['components'] = {k: statistics.mean(p[k] for p in parts) for k in parts[0]}
+    if parts:
+        row['components'] = {k: statistics.mean(p[k] for p in parts) for k in parts[0]}
     return row
 
 # %% ../nbs/15_bench.ipynb #c045
 @torch.no_grad()
 def window_quality(
-    nll: Callable,     # (x, y) -> mean cross-entropy, see `Contender`
-    docs,              # validation documents
+    nll: Callable,  # (x, y) -> mean cross-entropy, see `Contender`
+    docs,  # validation documents
     tokenizer,
-    seq_len: int,      # t
-    precision: str='fp32',
-    max_docs: int=None,
+    seq_len: int,  # t
+    precision: str = 'fp32',
+    max_docs: int = None,
     device='cpu',
-)->dict:               # val_loss, val_ppl, bits_per_byte
+) -> dict:  # val_loss, val_ppl, bits_per_byte
     "How well a contender predicts documents in windows of `seq_len` tokens without memory between them."
-    total, tokens, nbytes = 0., 0, 0
+    total, tokens, nbytes = 0.0, 0, 0
     for e in eval_batches(docs, tokenizer.eot_id, 4096, seq_len, max_docs):
         n = int((e.y >= 0).sum())
-        if not n: continue
-        with autocast(torch.device(device), precision): total += nll(e.x.to(device), e.y.to(device)).item()*n
+        if not n:
+            continue
+        with autocast(torch.device(device), precision):
+            total += nll(e.x.to(device), e.y.to(device)).item() * n
         tokens, nbytes = tokens + n, nbytes + target_bytes(e.y, tokenizer.byte_lengths)
-    return dict(val_loss=total/tokens, val_ppl=perplexity(total/tokens), bits_per_byte=bits_per_byte(total, nbytes))
+    return dict(val_loss=total / tokens, val_ppl=perplexity(total / tokens), bits_per_byte=bits_per_byte(total, nbytes))
+
 
 def parse_entry(
-    entry: str,        # NAME:RECIPE:LR[:WARMUP[:BATCH]]
-)->dict:
+    entry: str,  # NAME:RECIPE:LR[:WARMUP[:BATCH]]
+) -> dict:
     "An entry of the race, as in `gpt2:adamw:1e-3:20`; a batch of its own stands last."
     name, *rest = entry.split(':')
-    try: recipe, lr, warmup, own = rest[0], float(rest[1]), int(rest[2]) if len(rest) > 2 else 20, {'batch_size': int(rest[3])} if len(rest) > 3 else {}
-    except (IndexError, ValueError) as e: raise I3Error(f"--entries: {entry!r} is not NAME:RECIPE:LR, NAME:RECIPE:LR:WARMUP or NAME:RECIPE:LR:WARMUP:BATCH, as in gpt2:adamw:1e-3:20") from e
-    if lr <= 0 or warmup < 0 or own.get('batch_size', 1) < 1: raise I3Error(f'--entries: {entry!r} needs a positive rate, a warm-up of at least 0 steps and a batch of at least 1')
+    try:
+        recipe, lr, warmup, own = (
+            rest[0],
+            float(rest[1]),
+            int(rest[2]) if len(rest) > 2 else 20,
+            {'batch_size': int(rest[3])} if len(rest) > 3 else {},
+        )
+    except (IndexError, ValueError) as e:
+        raise I3Error(
+            f'--entries: {entry!r} is not NAME:RECIPE:LR, NAME:RECIPE:LR:WARMUP or NAME:RECIPE:LR:WARMUP:BATCH, as in gpt2:adamw:1e-3:20'
+        ) from e
+    if lr <= 0 or warmup < 0 or own.get('batch_size', 1) < 1:
+        raise I3Error(
+            f'--entries: {entry!r} needs a positive rate, a warm-up of at least 0 steps and a batch of at least 1'
+        )
     return dict(entry=entry, name=name, recipe=recipe, lr=lr, warmup=warmup, **own)
 
 # %% ../nbs/15_bench.ipynb #c048
 MARKS = (30, 60, 120, 300, 600, 1200)  # seconds at which contenders are compared
 
-def _race(spec: dict)->dict:
+
+def _race(spec: dict) -> dict:
     "What a child process does for an entry: train for so many seconds; the points of its curve."
     seed_all(spec['seed'])
     device = pick_device(spec['device'])
-    if device.type == 'cpu': keep_memory()                                 # as the trainer does; peers get it too
+    if device.type == 'cpu':
+        keep_memory()  # as the trainer does; peers get it too
     precision = pick_precision(device, spec['precision'])
     data = prepare(spec['data'], None, spec['cache'], spec['vocab_size'], spec['val_data'], progress=False)
-    c = make_contender(spec['name'], spec['vocab_size'], spec['batch_size'], spec['seq_len'], spec['recipe'], spec['lr'], device, spec['recipe'])
+    c = make_contender(
+        spec['name'],
+        spec['vocab_size'],
+        spec['batch_size'],
+        spec['seq_len'],
+        spec['recipe'],
+        spec['lr'],
+        device,
+        spec['recipe'],
+    )
     look = lambda docs: window_quality(c.nll, data.val, data.tokenizer, spec['seq_len'], precision, docs, device)
     train = lambda x, y: one_step(c, x.to(device), y.to(device), precision)
-    batches, points, clock, step, marks = Batches(data, spec['batch_size'], spec['seq_len'], spec['seed']), [], 0., 0, [m for m in MARKS if m <= spec['seconds']]
-    done, last = 0., 0.                                                            # share of the run; the last look
+    batches, points, clock, step, marks = (
+        Batches(data, spec['batch_size'], spec['seq_len'], spec['seed']),
+        [],
+        0.0,
+        0,
+        [m for m in MARKS if m <= spec['seconds']],
+    )
+    done, last = 0.0, 0.0  # share of the run; the last look
     while done < 1:
         start = time.perf_counter()
         c.optimizer.set_lr_scale(lr_scale(done, step, spec['warmup']))
         loss = train(*next(batches))
-        took = time.perf_counter()-start
+        took = time.perf_counter() - start
         clock, step = clock + took, step + 1
-        done = step/spec['iters'] if spec['iters'] else clock/spec['seconds']
-        over = marks and clock + took > marks[0]                                   # the next step would run over a mark
-        if over or clock >= last + max(3., .1*last) or done >= 1:
-            c.model.eval(); point = look(None if done >= 1 and not spec['iters'] else spec['eval_docs']); c.model.train()
-            points.append(dict(step=step, tokens=step*spec['batch_size']*spec['seq_len'], seconds=clock, loss=loss, **point)); last = clock
-            if over: marks.pop(0)
+        done = step / spec['iters'] if spec['iters'] else clock / spec['seconds']
+        over = marks and clock + took > marks[0]  # the next step would run over a mark
+        if over or clock >= last + max(3.0, 0.1 * last) or done >= 1:
+            c.model.eval()
+            point = look(None if done >= 1 and not spec['iters'] else spec['eval_docs'])
+            c.model.train()
+            points.append(
+                dict(step=step, tokens=step * spec['batch_size'] * spec['seq_len'], seconds=clock, loss=loss, **point)
+            )
+            last = clock
+            if over:
+                marks.pop(0)
         _say(share=done, step=step, loss=loss, val_ppl=points[-1]['val_ppl'] if points else None)
-    return dict(params=sum(p.numel() for p in c.model.parameters()), precision=precision, points=points, synthetic=data.synthetic)
+    return dict(
+        params=sum(p.numel() for p in c.model.parameters()),
+        precision=precision,
+        points=points,
+        synthetic=data.synthetic,
+    )
+
 
 JOBS['race'] = _race
 
-def seconds_to(points: list, ppl: float)->float|None:
+
+def seconds_to(points: list, ppl: float) -> float | None:
     "Training time of the first evaluation at or below a perplexity; None if there is none."
     return next((p['seconds'] for p in points if p['val_ppl'] <= ppl), None)
 
-def at_mark(points: list, mark: float)->float|None:
+
+def at_mark(points: list, mark: float) -> float | None:
     "Bits per byte at the last evaluation before or at `mark` seconds; None for a run that ended earlier, or had none yet."
     before = [p['bits_per_byte'] for p in points if p['seconds'] <= mark]
     return before[-1] if before and points[-1]['seconds'] >= mark else None
 
+
 def run_race(
-    entries: list,      # of `parse_entry`
-    spec: dict,         # what all share: data, val_data, cache, vocab_size, batch_size, seq_len, seconds, iters (or None), eval_docs, seed, device, precision
-    target: float=69.26,# perplexity to reach
-    progress: bool=True,
-)->list:
+    entries: list,  # of `parse_entry`
+    spec: dict,  # what all share: data, val_data, cache, vocab_size, batch_size, seq_len, seconds, iters (or None), eval_docs, seed, device, precision
+    target: float = 69.26,  # perplexity to reach
+    progress: bool = True,
+) -> list:
     "Train every entry, one after another; their curves and what follows from them."
     curves = []
-    with tqdm(total=100*len(entries), unit='%', disable=not progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') as bar:
+    with tqdm(
+        total=100 * len(entries),
+        unit='%',
+        disable=not progress,
+        bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}',
+    ) as bar:
         for i, e in enumerate(entries):
+
             def seen(line):
-                bar.update(round(100*(i + min(line['share'], 1))) - bar.n)
-                bar.set_postfix_str(f"{e['entry']}, step {line['step']}, loss {line['loss']:.2f}" + (f", val ppl {line['val_ppl']:.1f}" if line['val_ppl'] else ''))
+                bar.update(round(100 * (i + min(line['share'], 1))) - bar.n)
+                bar.set_postfix_str(
+                    f'{e["entry"]}, step {line["step"]}, loss {line["loss"]:.2f}'
+                    + (f', val ppl {line["val_ppl"]:.1f}' if line['val_ppl'] else '')
+                )
+
             out = in_child('race', {**spec, **e}, seen)
-            curves.append({**e, **out, 'seconds_to_target': seconds_to(out['points'], target),
-                'bits_per_byte_at': {str(m): b for m in MARKS if (b := at_mark(out['points'], m)) is not None}})
+            curves.append(
+                {
+                    **e,
+                    **out,
+                    'seconds_to_target': seconds_to(out['points'], target),
+                    'bits_per_byte_at': {str(m): b for m in MARKS if (b := at_mark(out['points'], m)) is not None},
+                }
+            )
     return curves
 
 # %% ../nbs/15_bench.ipynb #c053
 def print_rows(report: dict):
     "The report as a table."
     ours = report['rows'][0]['tokens_per_s']
-    print(f"{report['device']}; matrix products reach {report['ceiling_gflops']:,.0f} GFLOP/s")
-    print(f"{'':22}{'params':>9}{'tokens/s':>10}{'s/step':>9}{'min–max':>15}{'steps':>6}{'peak GB':>9}{'share':>7}{'ours is':>9}")
+    print(f'{report["device"]}; matrix products reach {report["ceiling_gflops"]:,.0f} GFLOP/s')
+    print(
+        f'{"":22}{"params":>9}{"tokens/s":>10}{"s/step":>9}{"min–max":>15}{"steps":>6}{"peak GB":>9}{"share":>7}{"ours is":>9}'
+    )
     for r in report['rows']:
-        spread = f"{r['s_per_step_min']:.2f}–{r['s_per_step_max']:.2f}"
-        print(f"{r['name']:22}{r['params']/1e6:8.1f}M{r['tokens_per_s']:10,.0f}{r['s_per_step']:9.2f}{spread:>15}{r['steps']:6}{r['mem_peak_gb']:9.2f}{r['ceiling_share']:7.1%}{ours/r['tokens_per_s']:8.1f}×")
+        spread = f'{r["s_per_step_min"]:.2f}–{r["s_per_step_max"]:.2f}'
+        print(
+            f'{r["name"]:22}{r["params"] / 1e6:8.1f}M{r["tokens_per_s"]:10,.0f}{r["s_per_step"]:9.2f}{spread:>15}{r["steps"]:6}{r["mem_peak_gb"]:9.2f}{r["ceiling_share"]:7.1%}{ours / r["tokens_per_s"]:8.1f}×'
+        )
     for r in report['rows']:
-        if r.get('sequences', report['batch_size']) < report['batch_size']: print(f"{r['name']}: measured on {r['sequences']} of {report['batch_size']} sequences and scaled; a whole step would not fit into --minutes_per_row")
-        if 'components' in r: print(f"{r['name']}, seconds of a watched step of {r['components']['step']:.2f}: " + ', '.join(f'{k} {r["components"][k]:.2f}' for k in COMPONENTS))
-    for name, why in report['failed'].items(): print(f'no figure for {name}: {why}')
+        if r.get('sequences', report['batch_size']) < report['batch_size']:
+            print(
+                f'{r["name"]}: measured on {r["sequences"]} of {report["batch_size"]} sequences and scaled; a whole step would not fit into --minutes_per_row'
+            )
+        if 'components' in r:
+            print(
+                f'{r["name"]}, seconds of a watched step of {r["components"]["step"]:.2f}: '
+                + ', '.join(f'{k} {r["components"][k]:.2f}' for k in COMPONENTS)
+            )
+    for name, why in report['failed'].items():
+        print(f'no figure for {name}: {why}')
+
 
 def print_race(report: dict):
     "The race as a table."
     marks = [str(m) for m in MARKS if any(str(m) in c['bits_per_byte_at'] for c in report['curves'])]
-    length = f"{report['iters']} steps" if report['iters'] else f"{report['seconds']/60:g} minutes"
-    print(f"{report['device']}; {length} of training each, target: validation perplexity {report['target']}")
-    print(f"{'':30}{'seconds to it':>14}" + ''.join(f"{'bpb at '+m+' s':>14}" for m in marks) + f"{'final ppl':>11}")
+    length = f'{report["iters"]} steps' if report['iters'] else f'{report["seconds"] / 60:g} minutes'
+    print(f'{report["device"]}; {length} of training each, target: validation perplexity {report["target"]}')
+    print(
+        f'{"":30}{"seconds to it":>14}' + ''.join(f'{"bpb at " + m + " s":>14}' for m in marks) + f'{"final ppl":>11}'
+    )
     for c in report['curves']:
-        reached = f"{c['seconds_to_target']:.0f}" if c['seconds_to_target'] else 'not reached'
-        print(f"{c['entry']:30}{reached:>14}" + ''.join(f"{c['bits_per_byte_at'][m]:14.3f}" if m in c['bits_per_byte_at'] else f"{'–':>14}" for m in marks) + f"{c['points'][-1]['val_ppl']:11.2f}")
-        if c['synthetic']: print('  on the embedded story grammar: not a result')
+        reached = f'{c["seconds_to_target"]:.0f}' if c['seconds_to_target'] else 'not reached'
+        print(
+            f'{c["entry"]:30}{reached:>14}'
+            + ''.join(
+                f'{c["bits_per_byte_at"][m]:14.3f}' if m in c['bits_per_byte_at'] else f'{"–":>14}' for m in marks
+            )
+            + f'{c["points"][-1]["val_ppl"]:11.2f}'
+        )
+        if c['synthetic']:
+            print('  on the embedded story grammar: not a result')
 
 # %% ../nbs/15_bench.ipynb #c055
 def _check(preset, recipe, peers, device, precision, **positive):
     "Raise `I3Error` for what cannot be measured, before anything is."
     I3Config.preset(preset)
-    if recipe not in RECIPES: raise I3Error(f"--recipe {recipe} is unknown; choose one of {', '.join(RECIPES)}")
+    if recipe not in RECIPES:
+        raise I3Error(f'--recipe {recipe} is unknown; choose one of {", ".join(RECIPES)}')
     for name, value in positive.items():
-        if not value > 0: raise I3Error(f'--{name} {value}: must be positive')
+        if not value > 0:
+            raise I3Error(f'--{name} {value}: must be positive')
     for peer in peers:
-        with torch.device('meta'): build_peer(peer, 512, 16)
+        with torch.device('meta'):
+            build_peer(peer, 512, 16)
     return pick_precision(pick_device(device), precision)
+
 
 def _sample(data, val_data):
     "Data of the race: as given, else the development sample, else what `auto` finds."
-    if data or not sample_data(): return data or 'auto', val_data
-    return str(sample_data()/'train.jsonl'), val_data or str(sample_data()/'valid.jsonl')
+    if data or not sample_data():
+        return data or 'auto', val_data
+    return str(sample_data() / 'train.jsonl'), val_data or str(sample_data() / 'valid.jsonl')
+
 
 @call_parse
 @user_errors
 def i3nb_bench(
-    preset: str='i3-300m',        # our model: i3-300m, i3-200m, i3-tiny or i3-1b
-    peers: str='gpt2',            # others, with commas: gpt2, llama, mamba, jamba, each also with -tiny; '' for none
-    steps: int=6,                 # measured steps of each row
-    json: str=None,               # write the report to this file
-    batch_size: int=16,           # sequences a step
-    seq_len: int=256,             # tokens a sequence
-    precision: str='auto',        # fp32, bf16, fp16
-    recipe: str='muon',           # our optimizer: paper, adamw or muon; peers use AdamW
-    device: str='auto',           # cpu, cuda
-    components: bool=False,       # also say where the time of our step goes
-    loop: bool=False,             # also the paper's way, a Python loop through time
-    repeats: int=2,               # visits to every row; its steps are spread over them
-    minutes_per_row: float=5.,    # a slower row gets fewer steps; one whose step does not fit is measured on fewer sequences
-    quality: bool=False,          # instead: train each of --entries and measure the time to a perplexity
-    entries: str='i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP[:BATCH]], with commas
-    minutes: float=10.,           # with --quality: training time of each entry, evaluations not counted
-    iters: int=None,              # with --quality: end after so many steps instead, to search for a rate on a busy machine
-    target: float=69.26,          # with --quality: the perplexity to reach
-    data: str=None,               # with --quality: training data; default: the development sample, else TinyStories from the hub
-    val_data: str=None,           # with --quality: validation data
-    eval_docs: int=64,            # with --quality: stories in an evaluation; the last takes all, unless --iters is given
-    cache: str=None,              # with --quality: folder for prepared data
-    seed: int=0,                  # of weights and ids
+    preset: str = 'i3-300m',  # our model: i3-300m, i3-200m, i3-tiny or i3-1b
+    peers: str = 'gpt2',  # others, with commas: gpt2, llama, mamba, jamba, each also with -tiny; '' for none
+    steps: int = 6,  # measured steps of each row
+    json: str = None,  # write the report to this file
+    batch_size: int = 16,  # sequences a step
+    seq_len: int = 256,  # tokens a sequence
+    precision: str = 'auto',  # fp32, bf16, fp16
+    recipe: str = 'muon',  # our optimizer: paper, adamw or muon; peers use AdamW
+    device: str = 'auto',  # cpu, cuda
+    components: bool = False,  # also say where the time of our step goes
+    loop: bool = False,  # also the paper's way, a Python loop through time
+    repeats: int = 2,  # visits to every row; its steps are spread over them
+    minutes_per_row: float = 5.0,  # a slower row gets fewer steps; one whose step does not fit is measured on fewer sequences
+    quality: bool = False,  # instead: train each of --entries and measure the time to a perplexity
+    entries: str = 'i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP[:BATCH]], with commas
+    minutes: float = 10.0,  # with --quality: training time of each entry, evaluations not counted
+    iters: int = None,  # with --quality: end after so many steps instead, to search for a rate on a busy machine
+    target: float = 69.26,  # with --quality: the perplexity to reach
+    data: str = None,  # with --quality: training data; default: the development sample, else TinyStories from the hub
+    val_data: str = None,  # with --quality: validation data
+    eval_docs: int = 64,  # with --quality: stories in an evaluation; the last takes all, unless --iters is given
+    cache: str = None,  # with --quality: folder for prepared data
+    seed: int = 0,  # of weights and ids
 ):
     "Time whole training steps of i3 and of its peers in one run, or their time to a quality."
     names = [p for p in peers.split(',') if p]
-    shared = dict(vocab_size=I3Config.preset(preset).vocab_size, batch_size=batch_size, seq_len=seq_len, seed=seed, device=device, precision=precision)
-    if quality: return _quality(preset, entries, target, json, dict(shared, seconds=60*minutes, iters=iters, eval_docs=eval_docs, cache=cache), data, val_data)
-    shared['precision'] = _check(preset, recipe, names, device, precision, steps=steps, batch_size=batch_size, seq_len=seq_len, repeats=repeats, minutes_per_row=minutes_per_row)
-    ours = [preset] + [f'{preset}/adamw']*(recipe != 'adamw') + [f'{preset}/loop']*loop
-    results, ceiling, failed = run_rows(ours + names, dict(shared, steps=steps, recipe=recipe, components=components), repeats, minutes_per_row)
-    rows = [make_row(n, runs, batch_size*seq_len, ceiling) for n, runs in results.items() if runs]
-    report = dict(device=device_name(pick_device(device)), ceiling_gflops=ceiling, rows=rows, batch_size=batch_size, seq_len=seq_len, vocab_size=shared['vocab_size'], failed=failed)
+    shared = dict(
+        vocab_size=I3Config.preset(preset).vocab_size,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    if quality:
+        return _quality(
+            preset,
+            entries,
+            target,
+            json,
+            dict(shared, seconds=60 * minutes, iters=iters, eval_docs=eval_docs, cache=cache),
+            data,
+            val_data,
+        )
+    shared['precision'] = _check(
+        preset,
+        recipe,
+        names,
+        device,
+        precision,
+        steps=steps,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        repeats=repeats,
+        minutes_per_row=minutes_per_row,
+    )
+    ours = [preset] + [f'{preset}/adamw'] * (recipe != 'adamw') + [f'{preset}/loop'] * loop
+    results, ceiling, failed = run_rows(
+        ours + names, dict(shared, steps=steps, recipe=recipe, components=components), repeats, minutes_per_row
+    )
+    rows = [make_row(n, runs, batch_size * seq_len, ceiling) for n, runs in results.items() if runs]
+    report = dict(
+        device=device_name(pick_device(device)),
+        ceiling_gflops=ceiling,
+        rows=rows,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        vocab_size=shared['vocab_size'],
+        failed=failed,
+    )
     _finish(report, json, print_rows if rows else None)
-    if failed: raise I3Error(f"{len(failed)} of {len(results)} rows failed, first {next(iter(failed.values()))}")
+    if failed:
+        raise I3Error(f'{len(failed)} of {len(results)} rows failed, first {next(iter(failed.values()))}')
 
 # %% ../nbs/15_bench.ipynb #c057
-def _finish(report: dict, path: str|None, show):
+def _finish(report: dict, path: str | None, show):
     "Write the report where it was wished, and show it."
-    if path: write_atomic(path, json.dumps(report, indent=1)+'\n')
-    if show: show(report)
+    if path:
+        write_atomic(path, json.dumps(report, indent=1) + '\n')
+    if show:
+        show(report)
+
 
 def _quality(preset, entries, target, path, spec, data, val_data):
     "`i3nb_bench --quality`."
     entries = [parse_entry(e) for e in entries.split(',') if e]
-    if not entries: raise I3Error('--entries is empty; give for instance i3-300m:muon:0.02,gpt2:adamw:1e-3')
+    if not entries:
+        raise I3Error('--entries is empty; give for instance i3-300m:muon:0.02,gpt2:adamw:1e-3')
     for e in entries:
-        precision = _check(e['name'] if e['name'] in PRESETS else preset, e['recipe'], [] if e['name'] in PRESETS else [e['name']], spec['device'], spec['precision'], minutes=spec['seconds']/60, target=target, batch_size=spec['batch_size'], seq_len=spec['seq_len'], eval_docs=spec['eval_docs'])
-    if precision == 'fp16': raise I3Error('--quality does not scale the loss, which fp16 needs; give --precision fp32')
+        precision = _check(
+            e['name'] if e['name'] in PRESETS else preset,
+            e['recipe'],
+            [] if e['name'] in PRESETS else [e['name']],
+            spec['device'],
+            spec['precision'],
+            minutes=spec['seconds'] / 60,
+            target=target,
+            batch_size=spec['batch_size'],
+            seq_len=spec['seq_len'],
+            eval_docs=spec['eval_docs'],
+        )
+    if precision == 'fp16':
+        raise I3Error('--quality does not scale the loss, which fp16 needs; give --precision fp32')
     data, val_data = _sample(data, val_data)
     prepared = prepare(data, None, spec['cache'], spec['vocab_size'], val_data)
-    if not prepared.val: raise I3Error('--quality needs validation stories; give --val_data')
+    if not prepared.val:
+        raise I3Error('--quality needs validation stories; give --val_data')
     curves = run_race(entries, dict(spec, data=data, val_data=val_data), target)
-    report = dict(device=device_name(pick_device(spec['device'])), target=target, **{k: spec[k] for k in ('seconds', 'iters', 'batch_size', 'seq_len', 'eval_docs')}, curves=curves)
+    report = dict(
+        device=device_name(pick_device(spec['device'])),
+        target=target,
+        **{k: spec[k] for k in ('seconds', 'iters', 'batch_size', 'seq_len', 'eval_docs')},
+        curves=curves,
+    )
     _finish(report, path, print_race)

@@ -8,7 +8,16 @@ __all__ = ['PRESETS', 'PRECISIONS', 'I3Error', 'user_errors', 'command_parser', 
            'cpu_bf16_speedup', 'has_precision', 'pick_precision', 'compute_dtype', 'seed_all']
 
 # %% ../nbs/00_core.ipynb #c003
-import argparse, functools, inspect, json, os, random, re, sys, tempfile, time
+import argparse
+import functools
+import inspect
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import numpy as np
@@ -20,16 +29,21 @@ from fastcore.docments import docments
 class I3Error(Exception):
     "A mistake the user can mend: one line that names the bad value and the remedy."
 
+
 def user_errors(func):
     "Decorate a command: an `I3Error`, or a file system that refuses, ends it with one line and status 2."
+
     @functools.wraps(func)
     def _run(*args, **kwargs):
-        try: return func(*args, **kwargs)
-        except I3Error as e: message = str(e)
+        try:
+            return func(*args, **kwargs)
+        except I3Error as e:
+            message = str(e)
         except OSError as e:
-            message = f"{e.filename or 'the output folder'}: {e.strerror or e}; check the path, its permissions and the free space"
+            message = f'{e.filename or "the output folder"}: {e.strerror or e}; check the path, its permissions and the free space'
         print(f'{func.__name__}: error: {message}', file=sys.stderr)
         raise SystemExit(2)
+
     return _run
 
 # %% ../nbs/00_core.ipynb #cmd1
@@ -42,26 +56,35 @@ def command_parser(func):
         p.add_argument(f'--{name}', help=((d.docment or '') + shown).replace('%', '%%'), **how)
     return p
 
+
 def _is_script(frame):
     "Whether `frame` is the outermost code of a file that Python was told to run, such as a console script."
     g = frame.f_globals
-    return (frame.f_code.co_name == '<module>' and g.get('__name__') == '__main__' and bool(g.get('__file__'))
-            and Path(g['__file__']).resolve() == Path(frame.f_code.co_filename).resolve())
+    return (
+        frame.f_code.co_name == '<module>'
+        and g.get('__name__') == '__main__'
+        and bool(g.get('__file__'))
+        and Path(g['__file__']).resolve() == Path(frame.f_code.co_filename).resolve()
+    )
+
 
 def call_parse(func):
     "Decorate a command: a script that calls it without arguments has them read from the command line."
+
     @functools.wraps(func)
     def _run(*args, **kwargs):
-        if args or kwargs or not _is_script(inspect.currentframe().f_back): return func(*args, **kwargs)
+        if args or kwargs or not _is_script(inspect.currentframe().f_back):
+            return func(*args, **kwargs)
         words = [re.sub('^--[a-z-]+', lambda m: '--' + m[0][2:].replace('-', '_'), w) for w in sys.argv[1:]]
-        func(**vars(command_parser(func).parse_args(words)))      # what it returns would be taken for an exit status
+        func(**vars(command_parser(func).parse_args(words)))  # what it returns would be taken for an exit status
+
     return _run
 
 # %% ../nbs/00_core.ipynb #c009
 def write_atomic(
-    path,              # the file's final place; its folder is made where missing
-    data: bytes|str,   # what it shall hold; text is written as UTF-8
-)->Path:               # `path`
+    path,  # the file's final place; its folder is made where missing
+    data: bytes | str,  # what it shall hold; text is written as UTF-8
+) -> Path:  # `path`
     "Write a file so that it is complete or not there at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +92,8 @@ def write_atomic(
     try:
         with os.fdopen(fd, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
     except BaseException:
@@ -81,190 +105,241 @@ def write_atomic(
 @dataclass(frozen=True)
 class I3Config:
     "Everything that fixes a model's shape. Defaults are `i3-300m`."
-    vocab_size: int = 35_560    # v
-    d_model: int = 512          # d
-    n_hybrid: int = 10          # GRU-Mamba blocks, first in the stack
-    n_attn: int = 6             # attention blocks, after them
-    n_heads: int = 16           # h
-    d_inner: int = 1024         # c: channels of the scan
-    d_state: int = 64           # n: states a channel
-    d_conv: int = 4             # width of the causal convolution before the scan
-    dt_rank: int = 16           # rank of the step size's projection
-    window: int = 64            # keys seen by the sliding and the dilated pattern
-    dilation: int = 2           # spacing of the dilated pattern's keys
-    chunk: int = 32             # length of the chunked pattern's chunks
-    n_experts: int = 4          # e
-    top_k: int = 2              # experts a token uses
-    d_ff: int = 2048            # an expert's hidden width
-    route_by: str = 'token'     # who chooses the pattern: 'token' (i3-300M) or 'sequence' (i3-RedHerring)
-    route_hard: bool = False    # one pattern only (top-1) instead of a weighted sum
+
+    vocab_size: int = 35_560  # v
+    d_model: int = 512  # d
+    n_hybrid: int = 10  # GRU-Mamba blocks, first in the stack
+    n_attn: int = 6  # attention blocks, after them
+    n_heads: int = 16  # h
+    d_inner: int = 1024  # c: channels of the scan
+    d_state: int = 64  # n: states a channel
+    d_conv: int = 4  # width of the causal convolution before the scan
+    dt_rank: int = 16  # rank of the step size's projection
+    window: int = 64  # keys seen by the sliding and the dilated pattern
+    dilation: int = 2  # spacing of the dilated pattern's keys
+    chunk: int = 32  # length of the chunked pattern's chunks
+    n_experts: int = 4  # e
+    top_k: int = 2  # experts a token uses
+    d_ff: int = 2048  # an expert's hidden width
+    route_by: str = 'token'  # who chooses the pattern: 'token' (i3-300M) or 'sequence' (i3-RedHerring)
+    route_hard: bool = False  # one pattern only (top-1) instead of a weighted sum
     balance_coef: float = 0.01  # weight of the experts' load-balancing loss
-    z_coef: float = 1e-3        # weight of the router's z-loss
-    context: int = 256          # tokens in a training sequence
-    attn_heads: tuple|None = None  # heads left in each attention layer after pruning
-    checkpoint: bool = False    # recompute blocks in the backward pass to save memory
+    z_coef: float = 1e-3  # weight of the router's z-loss
+    context: int = 256  # tokens in a training sequence
+    attn_heads: tuple | None = None  # heads left in each attention layer after pruning
+    checkpoint: bool = False  # recompute blocks in the backward pass to save memory
 
     def __post_init__(self):
-        if self.attn_heads is not None: object.__setattr__(self, 'attn_heads', tuple(self.attn_heads))  # JSON has lists only
+        if self.attn_heads is not None:
+            object.__setattr__(self, 'attn_heads', tuple(self.attn_heads))  # JSON has lists only
         check_config(self)
 
     @property
-    def head_dim(self): return self.d_model//self.n_heads
+    def head_dim(self):
+        return self.d_model // self.n_heads
+
     @property
-    def n_layers(self): return self.n_hybrid + self.n_attn
+    def n_layers(self):
+        return self.n_hybrid + self.n_attn
 
 # %% ../nbs/00_core.ipynb #c014
 def check_config(cfg: I3Config):
     "Raise `I3Error` naming the first field whose value cannot work."
+
     def need(ok, name, why):
-        if not ok: raise I3Error(f'config: {name}={getattr(cfg, name)!r} {why}')
+        if not ok:
+            raise I3Error(f'config: {name}={getattr(cfg, name)!r} {why}')
+
     for f in fields(cfg):
         v = getattr(cfg, f.name)
-        if f.type is int: need(isinstance(v, int) and v >= (0 if f.name in ('n_hybrid', 'n_attn') else 1), f.name, 'must be a positive integer')
+        if f.type is int:
+            need(
+                isinstance(v, int) and v >= (0 if f.name in ('n_hybrid', 'n_attn') else 1),
+                f.name,
+                'must be a positive integer',
+            )
     need(cfg.d_model % cfg.n_heads == 0, 'n_heads', f'must divide d_model={cfg.d_model}')
     need(cfg.n_layers > 0, 'n_hybrid', 'and n_attn cannot both be 0; a model needs a layer')
     need(cfg.top_k <= cfg.n_experts, 'top_k', f'must be at most n_experts={cfg.n_experts}')
     need(cfg.route_by in ('token', 'sequence'), 'route_by', "must be 'token' or 'sequence'")
     heads = cfg.attn_heads
-    need(heads is None or (len(heads) == cfg.n_attn and all(1 <= h <= cfg.n_heads for h in heads)), 'attn_heads',
-         f'must list {cfg.n_attn} numbers from 1 to {cfg.n_heads}')
+    need(
+        heads is None or (len(heads) == cfg.n_attn and all(1 <= h <= cfg.n_heads for h in heads)),
+        'attn_heads',
+        f'must list {cfg.n_attn} numbers from 1 to {cfg.n_heads}',
+    )
 
 # %% ../nbs/00_core.ipynb #c017
 PRESETS = {
     'i3-300m': {},
     'i3-200m': dict(route_by='sequence'),
-    'i3-tiny': dict(vocab_size=4096, d_model=128, n_hybrid=3, n_attn=2, n_heads=4, d_inner=256, d_state=16, dt_rank=8, d_ff=512),
+    'i3-tiny': dict(
+        vocab_size=4096, d_model=128, n_hybrid=3, n_attn=2, n_heads=4, d_inner=256, d_state=16, dt_rank=8, d_ff=512
+    ),
     'i3-1b': dict(d_model=1024, n_hybrid=15, n_attn=9, n_heads=32, d_inner=2048, dt_rank=32, d_ff=4096),
 }
+
 
 @patch(cls_method=True)
 def preset(
     cls: I3Config,
-    name: str,    # a key of `PRESETS`
+    name: str,  # a key of `PRESETS`
     **overrides,  # fields to change
-)->I3Config:
+) -> I3Config:
     "The configuration called `name`. An unknown name raises `I3Error` and lists the known ones."
-    if name not in PRESETS: raise I3Error(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    if name not in PRESETS:
+        raise I3Error(f'preset {name!r} is unknown; choose one of {", ".join(PRESETS)}')
     return cls(**{**PRESETS[name], **overrides})
 
 # %% ../nbs/00_core.ipynb #c020
 @patch
-def to_dict(self: I3Config)->dict:
+def to_dict(self: I3Config) -> dict:
     "The fields, with the model's type, ready for JSON."
     return {'model_type': 'i3', **asdict(self)}
 
+
 @patch(cls_method=True)
-def from_dict(cls: I3Config, d: dict)->I3Config:
+def from_dict(cls: I3Config, d: dict) -> I3Config:
     "The inverse of `to_dict`; unknown keys raise `I3Error`."
     d = dict(d)
-    if d.pop('model_type', None) != 'i3': raise I3Error("config: model_type is not 'i3'; this is another model's configuration")
+    if d.pop('model_type', None) != 'i3':
+        raise I3Error("config: model_type is not 'i3'; this is another model's configuration")
     unknown = set(d) - {f.name for f in fields(I3Config)}
-    if unknown: raise I3Error(f'config: unknown fields {sorted(unknown)}; it was written by another version of i3nb')
+    if unknown:
+        raise I3Error(f'config: unknown fields {sorted(unknown)}; it was written by another version of i3nb')
     return cls(**d)
 
+
 @patch
-def save(self: I3Config, folder)->Path:
+def save(self: I3Config, folder) -> Path:
     "Write `config.json` into `folder`."
-    return write_atomic(Path(folder)/'config.json', json.dumps(self.to_dict(), indent=2)+'\n')
+    return write_atomic(Path(folder) / 'config.json', json.dumps(self.to_dict(), indent=2) + '\n')
+
 
 @patch(cls_method=True)
-def load(cls: I3Config, folder)->I3Config:
+def load(cls: I3Config, folder) -> I3Config:
     "Read `config.json` from `folder`."
-    p = Path(folder)/'config.json'
-    if not p.is_file(): raise I3Error(f'{str(p)!r} does not exist; give the folder of a saved model')
-    try: d = json.loads(p.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise I3Error(f'{str(p)!r} is not valid JSON ({e}); restore it from a checkpoint') from e
+    p = Path(folder) / 'config.json'
+    if not p.is_file():
+        raise I3Error(f'{str(p)!r} does not exist; give the folder of a saved model')
+    try:
+        d = json.loads(p.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise I3Error(f'{str(p)!r} is not valid JSON ({e}); restore it from a checkpoint') from e
     return cls.from_dict(d)
 
 # %% ../nbs/00_core.ipynb #c023
-def param_table(cfg: I3Config)->dict:
+def param_table(cfg: I3Config) -> dict:
     "Parameters of each piece of the model, by name, from the shapes alone."
     d, c, n, r, L, H, A = cfg.d_model, cfg.d_inner, cfg.d_state, cfg.dt_rank, cfg.n_layers, cfg.n_hybrid, cfg.n_attn
-    widths = [h*cfg.head_dim for h in (cfg.attn_heads or (cfg.n_heads,)*A)]
+    widths = [h * cfg.head_dim for h in (cfg.attn_heads or (cfg.n_heads,) * A)]
     return {
-        'token embedding': cfg.vocab_size*d,
-        'layer norms': L*2*2*d,
-        'expert gates': L*cfg.n_experts*d,
-        'experts': L*cfg.n_experts*(d*cfg.d_ff + cfg.d_ff + cfg.d_ff*d + d),
-        'GRU gates': H*3*(2*d*d + d),
-        'in-projections': H*(d*c + c),
-        'convolutions': H*(c*cfg.d_conv + c),
-        'selection projections': H*c*(r + 2*n),
-        'step projections': H*(r*c + c),
-        'A_log and D': H*(c*n + c),
-        'out-projections': H*c*d,
-        'attention': sum((d+1)*3*w + w*d + d for w in widths),
-        'pattern routers': A*(d*3 + 3),
-        'final layer norm': 2*d,
-        'head': cfg.vocab_size*d + cfg.vocab_size,
+        'token embedding': cfg.vocab_size * d,
+        'layer norms': L * 2 * 2 * d,
+        'expert gates': L * cfg.n_experts * d,
+        'experts': L * cfg.n_experts * (d * cfg.d_ff + cfg.d_ff + cfg.d_ff * d + d),
+        'GRU gates': H * 3 * (2 * d * d + d),
+        'in-projections': H * (d * c + c),
+        'convolutions': H * (c * cfg.d_conv + c),
+        'selection projections': H * c * (r + 2 * n),
+        'step projections': H * (r * c + c),
+        'A_log and D': H * (c * n + c),
+        'out-projections': H * c * d,
+        'attention': sum((d + 1) * 3 * w + w * d + d for w in widths),
+        'pattern routers': A * (d * 3 + 3),
+        'final layer norm': 2 * d,
+        'head': cfg.vocab_size * d + cfg.vocab_size,
     }
 
-def param_count(cfg: I3Config)->int:
+
+def param_count(cfg: I3Config) -> int:
     "All parameters of the model."
     return sum(param_table(cfg).values())
 
 # %% ../nbs/00_core.ipynb #c028
 def arch_serves(
     capability: tuple,  # of the card: (major, minor)
-    archs,              # what torch was built for: ('sm_70', 'compute_90', …)
-)->bool:
+    archs,  # what torch was built for: ('sm_70', 'compute_90', …)
+) -> bool:
     "Whether a build with code for `archs` runs on a card of `capability`."
     for arch in archs:
         kind, _, num = arch.partition('_')
         m, n = divmod(int(''.join(ch for ch in num if ch.isdigit()) or 0), 10)
         if num.endswith('a'):
-            if (m, n) == tuple(capability): return True
-        elif kind == 'sm' and m == capability[0] and n <= capability[1]: return True
-        elif kind == 'compute' and (m, n) <= tuple(capability): return True
+            if (m, n) == tuple(capability):
+                return True
+        elif kind == 'sm' and m == capability[0] and n <= capability[1]:
+            return True
+        elif kind == 'compute' and (m, n) <= tuple(capability):
+            return True
     return False
 
-def cuda_usable(index: int=0)->bool:
+
+def cuda_usable(index: int = 0) -> bool:
     "Whether this torch holds code for card `index`: checked without running anything on it."
-    return torch.cuda.is_available() and arch_serves(torch.cuda.get_device_capability(index), torch.cuda.get_arch_list())
+    return torch.cuda.is_available() and arch_serves(
+        torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
+    )
 
 # %% ../nbs/00_core.ipynb #c031
-def pick_device(name: str='auto')->torch.device:
+def pick_device(name: str = 'auto') -> torch.device:
     "`'auto'` is the first usable card, else the CPU; any other name is taken at its word, or refused with the reason."
-    if name == 'auto': return torch.device('cuda' if cuda_usable() else 'cpu')
-    try: dev = torch.device(name)
-    except RuntimeError as e: raise I3Error(f"device {name!r} is not a device torch knows; use 'auto', 'cpu' or 'cuda'") from e
-    if dev.type == 'cuda' and not torch.cuda.is_available(): raise I3Error(f"device {name!r}: this machine has no CUDA card that torch can see; use 'auto' or 'cpu'")
+    if name == 'auto':
+        return torch.device('cuda' if cuda_usable() else 'cpu')
+    try:
+        dev = torch.device(name)
+    except RuntimeError as e:
+        raise I3Error(f"device {name!r} is not a device torch knows; use 'auto', 'cpu' or 'cuda'") from e
+    if dev.type == 'cuda' and not torch.cuda.is_available():
+        raise I3Error(f"device {name!r}: this machine has no CUDA card that torch can see; use 'auto' or 'cpu'")
     if dev.type == 'cuda' and not cuda_usable(dev.index or 0):
-        raise I3Error(f'device {name!r}: torch {torch.__version__} holds no code for this card; install an older torch (2.7.1 still knows the P100)')
+        raise I3Error(
+            f'device {name!r}: torch {torch.__version__} holds no code for this card; install an older torch (2.7.1 still knows the P100)'
+        )
     return dev
 
 # %% ../nbs/00_core.ipynb #c034
 def _seconds(f, n=3):
     "The best of `n` timings, after one call to warm up."
-    best = float('inf'); f()
+    best = float('inf')
+    f()
     for _ in range(n):
-        t = time.perf_counter(); f(); best = min(best, time.perf_counter()-t)
+        t = time.perf_counter()
+        f()
+        best = min(best, time.perf_counter() - t)
     return best
 
+
 @functools.lru_cache
-def cpu_bf16_speedup()->float:
+def cpu_bf16_speedup() -> float:
     "How many times faster this CPU multiplies bf16 than fp32 (measured on a 512 x 512 x 512 product, a few ms)."
     a = torch.randn(512, 512)
     h = a.bfloat16()
-    return _seconds(lambda: a@a, 9)/_seconds(lambda: h@h, 9)   # the best of many: other programs disturb
+    return _seconds(lambda: a @ a, 9) / _seconds(lambda: h @ h, 9)  # the best of many: other programs disturb
+
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 
-def has_precision(device: torch.device, name: str)->bool:
+
+def has_precision(device: torch.device, name: str) -> bool:
     "Whether `device` multiplies in a precision; cards below capability 8.0 have no bf16."
     return name != 'bf16' or device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (8, 0)
 
-def pick_precision(device: torch.device, name: str='auto')->str:
+
+def pick_precision(device: torch.device, name: str = 'auto') -> str:
     "One of `PRECISIONS`: the fastest that trains on `device`, or `name` if it is one."
     if name != 'auto':
-        if name not in PRECISIONS: raise I3Error(f"precision {name!r} is unknown; choose 'auto', {', '.join(PRECISIONS)}")
-        if not has_precision(device, name): raise I3Error(f"precision {name!r}: {torch.cuda.get_device_name(device)} has no bf16; use 'auto' or 'fp16'")
+        if name not in PRECISIONS:
+            raise I3Error(f"precision {name!r} is unknown; choose 'auto', {', '.join(PRECISIONS)}")
+        if not has_precision(device, name):
+            raise I3Error(f"precision {name!r}: {torch.cuda.get_device_name(device)} has no bf16; use 'auto' or 'fp16'")
         return name
-    if device.type == 'cuda': return 'bf16' if has_precision(device, 'bf16') else 'fp16'
+    if device.type == 'cuda':
+        return 'bf16' if has_precision(device, 'bf16') else 'fp16'
     return 'bf16' if device.type == 'cpu' and cpu_bf16_speedup() > 1.2 else 'fp32'
 
 # %% ../nbs/00_core.ipynb #c037
-def compute_dtype(x: torch.Tensor)->torch.dtype:
+def compute_dtype(x: torch.Tensor) -> torch.dtype:
     "The type in which autocast would multiply on the device of `x`; where it is off, the type of `x`."
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -272,4 +347,6 @@ def compute_dtype(x: torch.Tensor)->torch.dtype:
 # %% ../nbs/00_core.ipynb #c040
 def seed_all(seed: int):
     "Seed Python, numpy and torch (every device)."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -7,7 +7,11 @@ __all__ = ['CUDA_PRELUDE', 'ARCHS', 'known_archs', 'nvrtc', 'compile_cuda', 'Arg
            'needs_everywhere', 'print_needs', 'Launch', 'Driver', 'driven_by', 'launch']
 
 # %% ../nbs/00c_cuda.ipynb #c003
-import ctypes, itertools, re, sys, time
+import ctypes
+import itertools
+import re
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,8 +22,8 @@ import torch
 # %% ../nbs/00c_cuda.ipynb #c006
 def _nvrtc_files(
     folders: list,  # where packages are installed
-    major: str,     # the CUDA version to prefer, as '12'
-)->list:            # paths, the preferred version first
+    major: str,  # the CUDA version to prefer, as '12'
+) -> list:  # paths, the preferred version first
     "The run-time compilers below `folders`."
     patterns = 'nvidia/*/lib/libnvrtc.so.*', 'torch/lib/libnvrtc*.so*'
     found = {p.resolve(): p for at in folders for pattern in patterns for p in sorted(Path(at).glob(pattern))}
@@ -31,12 +35,15 @@ def _open_nvrtc(name: str):
     "The library `name`, with the builtins that lie beside it loaded first; None if it cannot be loaded."
     beside = Path(name).parent.glob('libnvrtc-builtins.so.*') if '/' in name else []
     try:
-        for builtins in beside: ctypes.CDLL(str(builtins))
+        for builtins in beside:
+            ctypes.CDLL(str(builtins))
         return ctypes.CDLL(name)
-    except OSError: return None
+    except OSError:
+        return None
+
 
 @lru_cache
-def _nvrtcs()->list:
+def _nvrtcs() -> list:
     "All run-time compilers of this machine: those that packages bring, else the system's."
     major = (torch.version.cuda or '12').split('.')[0]
     names = _nvrtc_files([Path(torch.__file__).parent.parent, *sys.path], major)
@@ -44,24 +51,25 @@ def _nvrtcs()->list:
     return [lib for lib in libs if lib is not None]
 
 # %% ../nbs/00c_cuda.ipynb #c011
-def known_archs(lib)->list:
+def known_archs(lib) -> list:
     "The architectures that a run-time compiler compiles for, as [60, 70, 75]."
     count = ctypes.c_int()
     lib.nvrtcGetNumSupportedArchs(ctypes.byref(count))
-    archs = (ctypes.c_int*count.value)()
+    archs = (ctypes.c_int * count.value)()
     lib.nvrtcGetSupportedArchs(archs)
     return list(archs)
 
+
 @lru_cache
 def nvrtc(
-    arch: str=None,  # 'sm_60' or 'compute_60': only a compiler that knows it; None: any
-):                   # the library, or None if there is none
+    arch: str = None,  # 'sm_60' or 'compute_60': only a compiler that knows it; None: any
+):  # the library, or None if there is none
     "NVIDIA's run-time compiler."
     number = int(re.search(r'\d+', arch)[0]) if arch else None
     return next((lib for lib in _nvrtcs() if number is None or number in known_archs(lib)), None)
 
 # %% ../nbs/00c_cuda.ipynb #c014
-def _text(lib, program, what: str)->bytes:
+def _text(lib, program, what: str) -> bytes:
     "A result of NVRTC: 'ProgramLog', 'CUBIN' or 'PTX'."
     size = ctypes.c_size_t()
     getattr(lib, f'nvrtcGet{what}Size')(program, ctypes.byref(size))
@@ -69,27 +77,29 @@ def _text(lib, program, what: str)->bytes:
     getattr(lib, f'nvrtcGet{what}')(program, buffer)
     return buffer.raw
 
+
 def compile_cuda(
-    source: str,      # CUDA C; `CUDA_PRELUDE` is put before it
-    arch: str,        # 'sm_60': code for that card; 'compute_60': the readable intermediate form
-    defines: tuple=(),# macros, as ('N=64',)
-    options: tuple=('--use_fast_math',),
-)->tuple:             # the code, the compiler's log; raises RuntimeError with that log
+    source: str,  # CUDA C; `CUDA_PRELUDE` is put before it
+    arch: str,  # 'sm_60': code for that card; 'compute_60': the readable intermediate form
+    defines: tuple = (),  # macros, as ('N=64',)
+    options: tuple = ('--use_fast_math',),
+) -> tuple:  # the code, the compiler's log; raises RuntimeError with that log
     "Compile CUDA C through NVRTC."
     lib, program = nvrtc(arch) or nvrtc(), ctypes.c_void_p()
     if lib is None:
         raise RuntimeError('NVRTC was not found; PyTorch for CUDA brings it, or pip install nvidia-cuda-nvrtc-cu12')
     flags = [f'--gpu-architecture={arch}', *(f'-D{d}' for d in defines), *options]
     lib.nvrtcCreateProgram(ctypes.byref(program), (CUDA_PRELUDE + source).encode(), b'i3nb.cu', 0, None, None)
-    failed = lib.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p*len(flags))(*(f.encode() for f in flags)))
+    failed = lib.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*(f.encode() for f in flags)))
     log = _text(lib, program, 'ProgramLog').rstrip(b'\0').decode(errors='replace')
     code = b'' if failed else _text(lib, program, 'CUBIN' if arch.startswith('sm_') else 'PTX')
     lib.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed: raise RuntimeError(f'NVRTC could not compile for {arch}: {log.strip()[-600:]}')
+    if failed:
+        raise RuntimeError(f'NVRTC could not compile for {arch}: {log.strip()[-600:]}')
     return code, log
 
 # %% ../nbs/00c_cuda.ipynb #c016
-CUDA_PRELUDE = r'''
+CUDA_PRELUDE = r"""
 struct Args { void *p[20]; int i[4]; };
 #define LANES 0xffffffffu
 
@@ -109,51 +119,64 @@ typedef float low;
 __device__ __forceinline__ float up(low x) { return x; }
 __device__ __forceinline__ low down(float x) { return x; }
 #endif
-'''
+"""
+
 
 class Args(ctypes.Structure):
     "A kernel's only argument."
-    _fields_ = [('p', ctypes.c_void_p*20), ('i', ctypes.c_int*4)]
 
-def low_define(dtype: torch.dtype)->str:
+    _fields_ = [('p', ctypes.c_void_p * 20), ('i', ctypes.c_int * 4)]
+
+
+def low_define(dtype: torch.dtype) -> str:
     "The macro that makes a kernel's `low` numbers `dtype`."
     return f'LOW={ {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}[dtype] }'
 
 # %% ../nbs/00c_cuda.ipynb #c020
 class Needs(NamedTuple):
     "What one kernel takes up on a card."
+
     registers: int  # of a thread
-    spilled: int    # bytes of a thread that did not fit into registers
-    shared: int     # bytes of a block
+    spilled: int  # bytes of a thread that did not fit into registers
+    shared: int  # bytes of a block
+
 
 _fresh = itertools.count(time.time_ns())
 _REPORT = re.compile(r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers([^\n]*)", re.S)
 
+
 @lru_cache
 def kernel_needs(
-    source: str,    # CUDA C
-    arch: str,      # 'sm_60'
-    defines: tuple, # its macros
-)->dict:            # name -> `Needs`; raises RuntimeError where the source does not compile
+    source: str,  # CUDA C
+    arch: str,  # 'sm_60'
+    defines: tuple,  # its macros
+) -> dict:  # name -> `Needs`; raises RuntimeError where the source does not compile
     "Compile for a card and read what the assembler says about each kernel."
-    report = lambda text: _REPORT.findall(compile_cuda(text, arch, defines, ('--use_fast_math', '--ptxas-options=-v'))[1])
-    found = report(source) or report(f'{source}\nextern "C" __device__ int fresh_{next(_fresh)};')   # newer assemblers keep results, and are silent when they find one
+    report = lambda text: _REPORT.findall(
+        compile_cuda(text, arch, defines, ('--use_fast_math', '--ptxas-options=-v'))[1]
+    )
+    found = report(source) or report(
+        f'{source}\nextern "C" __device__ int fresh_{next(_fresh)};'
+    )  # newer assemblers keep results, and are silent when they find one
     shared = lambda line: int((re.search(r'(\d+) bytes smem', line) or [0, 0])[1])
     return {name: Needs(int(regs), int(spill), shared(line)) for name, spill, regs, line in found}
 
 # %% ../nbs/00c_cuda.ipynb #c023
 ARCHS = tuple(f'sm_{k}' for k in (60, 70, 75, 80, 89, 90, 100, 120))
 
+
 def needs_everywhere(
-    source: str,         # CUDA C
-    variants: list,      # tuples of macros
-    archs: tuple=ARCHS,  # those that no compiler here knows are left out, with a printed line
-)->dict:                 # (arch, kernel) -> the largest `Needs` of all variants, each number for itself
+    source: str,  # CUDA C
+    variants: list,  # tuples of macros
+    archs: tuple = ARCHS,  # those that no compiler here knows are left out, with a printed line
+) -> dict:  # (arch, kernel) -> the largest `Needs` of all variants, each number for itself
     "Compile all variants of a source for all cards."
     jobs = [(arch, defines) for arch in archs for defines in variants if nvrtc(arch)]
     for arch in archs:
-        if nvrtc(arch) is None: print(f'skipped: no NVRTC here knows {arch}')
-    with ThreadPoolExecutor(2) as pool: found = list(pool.map(lambda job: kernel_needs(source, *job), jobs))
+        if nvrtc(arch) is None:
+            print(f'skipped: no NVRTC here knows {arch}')
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda job: kernel_needs(source, *job), jobs))
     worst = {}
     for (arch, _), needs in zip(jobs, found):
         for name, new in needs.items():
@@ -161,10 +184,11 @@ def needs_everywhere(
             worst[arch, name] = Needs(*map(max, old, new))
     return worst
 
+
 def print_needs(worst: dict):
     "One line a kernel, one column an architecture: registers, and spilled bytes after a plus."
     archs = list(dict.fromkeys(arch for arch, _ in worst))
-    print(f"{'':14}" + ''.join(f'{arch:>9}' for arch in archs) + '   shared B')
+    print(f'{"":14}' + ''.join(f'{arch:>9}' for arch in archs) + '   shared B')
     for name in dict.fromkeys(name for _, name in worst):
         row = [worst[arch, name] for arch in archs]
         cells = [f'{k.registers}+{k.spilled}' if k.spilled else str(k.registers) for k in row]
@@ -173,34 +197,38 @@ def print_needs(worst: dict):
 # %% ../nbs/00c_cuda.ipynb #c026
 class Launch(NamedTuple):
     "A kernel and what it is started with."
-    source: str       # CUDA C
-    defines: tuple    # its macros
-    name: str         # the kernel
-    grid: tuple       # blocks along x and y
-    threads: int      # of a block
-    tensors: tuple    # hold something: read, perhaps overwritten
-    outs: tuple       # hold nothing yet: the kernel writes all of them
-    scratch: tuple    # hold nothing yet: the kernel may write some of them and read that
-    numbers: tuple    # the structure's numbers
 
-    def pointers(self)->list:
+    source: str  # CUDA C
+    defines: tuple  # its macros
+    name: str  # the kernel
+    grid: tuple  # blocks along x and y
+    threads: int  # of a block
+    tensors: tuple  # hold something: read, perhaps overwritten
+    outs: tuple  # hold nothing yet: the kernel writes all of them
+    scratch: tuple  # hold nothing yet: the kernel may write some of them and read that
+    numbers: tuple  # the structure's numbers
+
+    def pointers(self) -> list:
         "All tensors, in the order of the structure's pointers."
         return [*self.tensors, *self.outs, *self.scratch]
 
-    def args(self, addresses: list)->Args:
+    def args(self, addresses: list) -> Args:
         "The kernel's argument, with these addresses for the tensors."
-        return Args((ctypes.c_void_p*20)(*addresses), (ctypes.c_int*4)(*self.numbers))
+        return Args((ctypes.c_void_p * 20)(*addresses), (ctypes.c_int * 4)(*self.numbers))
 
 # %% ../nbs/00c_cuda.ipynb #c028
 def _check(code: int):
     "Raise on an error of the driver."
-    if code: raise RuntimeError(f'the CUDA driver refused a kernel with error {code}')
+    if code:
+        raise RuntimeError(f'the CUDA driver refused a kernel with error {code}')
+
 
 class Driver:
     "The card's driver."
+
     @staticmethod
     @lru_cache
-    def load(device: torch.device, source: str, defines: tuple)->tuple:
+    def load(device: torch.device, source: str, defines: tuple) -> tuple:
         "The driver's library, the card's context and the compiled module."
         cuda, context, module = ctypes.CDLL('libcuda.so.1'), ctypes.c_void_p(), ctypes.c_void_p()
         major, minor = torch.cuda.get_device_capability(device)
@@ -219,35 +247,40 @@ class Driver:
             _check(cuda.cuCtxSetCurrent(context))
             _check(cuda.cuModuleGetFunction(ctypes.byref(kernel), module, run.name.encode()))
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
-            places = (ctypes.c_void_p*1)(ctypes.addressof(args))
+            places = (ctypes.c_void_p * 1)(ctypes.addressof(args))
             _check(cuda.cuLaunchKernel(kernel, *run.grid, 1, run.threads, 1, 1, 0, stream, places, None))
 
 # %% ../nbs/00c_cuda.ipynb #c030
 _driver = Driver()
+
 
 @contextmanager
 def driven_by(driver):
     "Within it, `launch` calls `driver.launch` with a `Launch`."
     global _driver
     before, _driver = _driver, driver
-    try: yield driver
-    finally: _driver = before
+    try:
+        yield driver
+    finally:
+        _driver = before
+
 
 def launch(
-    source: str,      # CUDA C
-    defines: tuple,   # its macros
-    name: str,        # the kernel
-    grid: tuple,      # blocks along x and y
-    threads: int,     # of a block
-    tensors: list,    # contiguous; the structure's pointers, all of which hold something
-    *numbers: int,    # the structure's numbers
-    outs: list=(),    # the pointers behind those of `tensors`: the kernel has to write every number of these
-    scratch: list=(), # the pointers behind those of `outs`: memory for the kernel's own use
+    source: str,  # CUDA C
+    defines: tuple,  # its macros
+    name: str,  # the kernel
+    grid: tuple,  # blocks along x and y
+    threads: int,  # of a block
+    tensors: list,  # contiguous; the structure's pointers, all of which hold something
+    *numbers: int,  # the structure's numbers
+    outs: list = (),  # the pointers behind those of `tensors`: the kernel has to write every number of these
+    scratch: list = (),  # the pointers behind those of `outs`: memory for the kernel's own use
 ):
     "Start a kernel on the device of its tensors; raises ValueError where these do not lie as it expects."
     run = Launch(source, tuple(defines), name, grid, threads, tuple(tensors), tuple(outs), tuple(scratch), numbers)
     first = run.pointers()[0].device
     for x in run.pointers():
-        if x.is_contiguous() and x.device == first: continue
+        if x.is_contiguous() and x.device == first:
+            continue
         raise ValueError(f'{name}: a tensor of shape {tuple(x.shape)} is not contiguous, or not on the first device')
     _driver.launch(run)

@@ -8,74 +8,132 @@ __all__ = ['ENDED', 'panel_experts', 'panel_patterns', 'SHARES', 'LOOKS', 'proce
            'pump', 'front_end_answers', 'widgets_alive', 'ask_run', 'Controls', 'Pace', 'Screen', 'watch', 'show']
 
 # %% ../nbs/12_dashboard.ipynb #c003
-import base64, html, json, math, os, platform, sys, threading, time
+import base64
+import html
+import json
+import math
+import os
+import platform
+import sys
+import threading
+import time
 from pathlib import Path
 import numpy as np
 import psutil
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from .core import I3Error, write_atomic
-from .telemetry import (MetricsTail, THEMES, draw_line, figure_bytes, panel_bpb, panel_grad, panel_loss, panel_lr, panel_memory, panel_power, panel_ppl,
-    panel_speed, panel_temp, panel_util, smooth_line, to_columns, _finish, _from_zero, _log, _paper_lines, _span, _time)
+from i3nb.telemetry import (
+    THEMES,
+    MetricsTail,
+    _finish,
+    _from_zero,
+    _log,
+    _paper_lines,
+    _span,
+    _time,
+    draw_line,
+    figure_bytes,
+    panel_bpb,
+    panel_grad,
+    panel_loss,
+    panel_lr,
+    panel_memory,
+    panel_power,
+    panel_ppl,
+    panel_speed,
+    panel_temp,
+    panel_util,
+    smooth_line,
+    to_columns,
+)
 
 # %% ../nbs/12_dashboard.ipynb #c008
-ENDED = ('finished', 'stopped', 'failed', 'lost')   # states after which nothing more comes
+ENDED = ('finished', 'stopped', 'failed', 'lost')  # states after which nothing more comes
 
-def _json(path)->dict:
+
+def _json(path) -> dict:
     "A JSON object, {} where there is none (yet)."
-    try: found = json.loads(Path(path).read_text())
-    except (OSError, ValueError): return {}
+    try:
+        found = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
     return found if isinstance(found, dict) else {}
+
 
 def _number(v):
     "`v` if it is a number that makes sense here, else None."
     return v if isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e15 else None
 
-def _most(values)->float:
+
+def _most(values) -> float:
     "The largest finite value, 0 without."
     values = np.asarray(values, dtype=float)
     return float(np.max(values[np.isfinite(values)], initial=0))
 
+
 def process_alive(
-    info: dict,        # from run.json: `pid` and `host`
-    written: float,    # when that was written, unix seconds
-)->bool|None:          # None where it cannot be known from here
+    info: dict,  # from run.json: `pid` and `host`
+    written: float,  # when that was written, unix seconds
+) -> bool | None:  # None where it cannot be known from here
     "Whether the training process still runs."
     pid = info.get('pid')
-    if not isinstance(pid, int) or info.get('host') not in (None, platform.node()): return None
+    if not isinstance(pid, int) or info.get('host') not in (None, platform.node()):
+        return None
     try:
         p = psutil.Process(pid)
-        return p.status() != psutil.STATUS_ZOMBIE and p.create_time() <= written+2
-    except psutil.NoSuchProcess: return False
-    except psutil.Error: return None
+        return p.status() != psutil.STATUS_ZOMBIE and p.create_time() <= written + 2
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return None
+
 
 def run_state(
-    folder: Path,      # the run folder
-)->tuple:              # (state, run.json's content); state: 'waiting', 'running', 'finished', 'stopped', 'failed', 'lost' or 'unknown'
+    folder: Path,  # the run folder
+) -> (
+    tuple
+):  # (state, run.json's content); state: 'waiting', 'running', 'finished', 'stopped', 'failed', 'lost' or 'unknown'
     "How a run stands. 'lost': it says that it runs, but its process is gone."
-    file, folder = Path(folder)/'run.json', Path(folder)
+    file, folder = Path(folder) / 'run.json', Path(folder)
     info = _json(file)
     state = info.get('state') if isinstance(info.get('state'), str) else None
-    if not info: state = 'finished' if (folder/'model.safetensors').exists() else 'unknown' if (folder/'metrics.jsonl').exists() else 'waiting'
+    if not info:
+        state = (
+            'finished'
+            if (folder / 'model.safetensors').exists()
+            else 'unknown'
+            if (folder / 'metrics.jsonl').exists()
+            else 'waiting'
+        )
     if state == 'running':
-        try: alive = process_alive(info, file.stat().st_mtime)
-        except OSError: alive = None
-        if alive is False: state = _json(file).get('state')        # it may have said its last word since
-        if alive is False and state == 'running': state = 'lost'
-    info = _json(folder/'settings.json') | info
+        try:
+            alive = process_alive(info, file.stat().st_mtime)
+        except OSError:
+            alive = None
+        if alive is False:
+            state = _json(file).get('state')  # it may have said its last word since
+        if alive is False and state == 'running':
+            state = 'lost'
+    info = _json(folder / 'settings.json') | info
     info |= {k: _number(info.get(k)) for k in ('iters', 'minutes', 'params', 'world_size')}
     return state or 'unknown', {k: v for k, v in info.items() if v is not None}
 
 # %% ../nbs/12_dashboard.ipynb #c011
 class RunView:
     "A run folder as it is at the last `read()`; reading again costs only what is new."
-    def __init__(self,
-        run,     # a run folder, or its metrics file
+
+    def __init__(
+        self,
+        run,  # a run folder, or its metrics file
     ):
         path = Path(run)
-        self.file = path if path.suffix == '.jsonl' else path/'metrics.jsonl'
-        self.folder, self.name = self.file.parent, self.file.parent.resolve().name if self.file.name == 'metrics.jsonl' else self.file.stem
-        self._metrics, self._samples = MetricsTail(self.file), MetricsTail(self.folder/'samples.jsonl')
+        self.file = path if path.suffix == '.jsonl' else path / 'metrics.jsonl'
+        self.folder, self.name = (
+            self.file.parent,
+            self.file.parent.resolve().name if self.file.name == 'metrics.jsonl' else self.file.stem,
+        )
+        self._metrics, self._samples = MetricsTail(self.file), MetricsTail(self.folder / 'samples.jsonl')
         self.read()
 
     def read(self):
@@ -86,98 +144,149 @@ class RunView:
         return self
 
     @property
-    def last(self)->dict: return self.rows[-1] if self.rows else {}
+    def last(self) -> dict:
+        return self.rows[-1] if self.rows else {}
 
     @property
-    def progress(self)->float|None:
+    def progress(self) -> float | None:
         "How much of the run is done, 0 to 1; None where no end was set."
-        if (p := self.number('progress')) is not None: return min(1., max(0., p))
-        parts = [self.number(k)/self.info[w]/u for k, w, u in (('step', 'iters', 1), ('elapsed_s', 'minutes', 60)) if self.info.get(w) and self.number(k) is not None]
-        return min(1., max(0., *parts)) if parts else None
+        if (p := self.number('progress')) is not None:
+            return min(1.0, max(0.0, p))
+        parts = [
+            self.number(k) / self.info[w] / u
+            for k, w, u in (('step', 'iters', 1), ('elapsed_s', 'minutes', 60))
+            if self.info.get(w) and self.number(k) is not None
+        ]
+        return min(1.0, max(0.0, *parts)) if parts else None
 
     def number(self, key: str):
         "A number of the last row, or None."
         return _number(self.last.get(key))
 
     @property
-    def left_s(self)->float|None:
+    def left_s(self) -> float | None:
         "Seconds to go, if it goes on as so far."
         p, t = self.progress, self.number('elapsed_s')
-        return t*(1-p)/p if p and t is not None else None
+        return t * (1 - p) / p if p and t is not None else None
 
-    def silent_s(self)->float:
+    def silent_s(self) -> float:
         "Seconds since the last line."
-        try: return max(0., time.time()-self.file.stat().st_mtime)
-        except OSError: return 0.
+        try:
+            return max(0.0, time.time() - self.file.stat().st_mtime)
+        except OSError:
+            return 0.0
 
 # %% ../nbs/12_dashboard.ipynb #c014
-def _ink(color)->str:
+def _ink(color) -> str:
     "Black or white, whichever is easier to read on `color`."
-    r, g, b = (v/12.92 if v <= .04 else ((v+.055)/1.055)**2.4 for v in to_rgb(color))
-    return 'white' if .2126*r + .7152*g + .0722*b < .25 else 'black'
+    r, g, b = (v / 12.92 if v <= 0.04 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(color))
+    return 'white' if 0.2126 * r + 0.7152 * g + 0.0722 * b < 0.25 else 'black'
+
 
 def panel_shares(
-    key: str,      # a metric that is a list of shares
+    key: str,  # a metric that is a list of shares
     title: str,
     names: tuple,  # of the shares, from below
-):                 # a panel: f(ax, columns, x, colors, theme)
+):  # a panel: f(ax, columns, x, colors, theme)
     "A panel of stacked areas."
+
     def panel(ax, c, x, colors, t):
-        y = c.get(key, np.zeros((len(x), 0)))                                                  # (n, k)
+        y = c.get(key, np.zeros((len(x), 0)))  # (n, k)
         ok = np.isfinite(x) & np.isfinite(y).all(1)
-        if not ok.any() or not y.shape[1]: return ax.set_title(title)
-        x, y = x[ok], np.stack([smooth_line(v) for v in y[ok].T])                              # (k, n)
-        if len(x) == 1: x, y = np.array([x[0]-.5, x[0]+.5]), np.repeat(y, 2, 1)
+        if not ok.any() or not y.shape[1]:
+            return ax.set_title(title)
+        x, y = x[ok], np.stack([smooth_line(v) for v in y[ok].T])  # (k, n)
+        if len(x) == 1:
+            x, y = np.array([x[0] - 0.5, x[0] + 0.5]), np.repeat(y, 2, 1)
         use = [colors[i % len(colors)] for i in range(len(y))]
-        ax.stackplot(x, y, colors=use, alpha=.9, edgecolor=t['bg'] if t['bg'] != 'none' else '#888888', lw=.5)
-        for at, share, color, name in zip(np.cumsum(y[:, -1])-y[:, -1]/2, y[:, -1], use, names):
-            if share > .07: ax.text(.965, at, f'{name} {share:.0%}', transform=ax.get_yaxis_transform(), ha='right', va='center', fontsize=8, color=_ink(color))
-        ax.set_ylim(0, max(1e-9, float(y.sum(0).max()))); ax.yaxis.set_major_formatter(lambda v, _: f'{v:.0%}'); ax.set_title(title)
+        ax.stackplot(x, y, colors=use, alpha=0.9, edgecolor=t['bg'] if t['bg'] != 'none' else '#888888', lw=0.5)
+        for at, share, color, name in zip(np.cumsum(y[:, -1]) - y[:, -1] / 2, y[:, -1], use, names):
+            if share > 0.07:
+                ax.text(
+                    0.965,
+                    at,
+                    f'{name} {share:.0%}',
+                    transform=ax.get_yaxis_transform(),
+                    ha='right',
+                    va='center',
+                    fontsize=8,
+                    color=_ink(color),
+                )
+        ax.set_ylim(0, max(1e-9, float(y.sum(0).max())))
+        ax.yaxis.set_major_formatter(lambda v, _: f'{v:.0%}')
+        ax.set_title(title)
+
     return panel
 
-panel_experts  = panel_shares('usage', 'Experts: share of the choices', tuple(f'expert {i}' for i in range(1, 65)))
+
+panel_experts = panel_shares('usage', 'Experts: share of the choices', tuple(f'expert {i}' for i in range(1, 65)))
 panel_patterns = panel_shares('patterns', 'Attention patterns: mean weight', ('sliding', 'dilated', 'chunked'))
+
 
 def panel_vram(ax, c, x, colors, t):
     "Memory, steady and at its peak, against what there is."
     panel_memory(ax, c, x, colors, t)
     total, peak = (_most(c.get(k, [])) for k in ('mem_total_gb', 'mem_peak_gb'))
-    if not total or not ax.has_data(): return
-    if total <= 5*peak: ax.axhline(total, color=t['dim'], lw=1.2, label=f'there is {total:.1f}'); ax.set_ylim(0, 1.12*total)
-    else: ax.set_title(f'Memory (GB), of {total:.0f}')
+    if not total or not ax.has_data():
+        return
+    if total <= 5 * peak:
+        ax.axhline(total, color=t['dim'], lw=1.2, label=f'there is {total:.1f}')
+        ax.set_ylim(0, 1.12 * total)
+    else:
+        ax.set_title(f'Memory (GB), of {total:.0f}')
+
 
 def panel_energy(price: float, currency: str):
     "A panel of energy and what it costs, at `price` a kWh."
+
     def panel(ax, c, x, colors, t):
-        draw_line(ax, x, c['energy_wh'], color=colors[0], lw=1.4); _from_zero(ax)
+        draw_line(ax, x, c['energy_wh'], color=colors[0], lw=1.4)
+        _from_zero(ax)
         known = c['energy_wh'][np.isfinite(c['energy_wh'])]
-        ax.set_title(f'Energy: {known[-1]:.3g} Wh = {currency}{known[-1]/1000*price:.2g}' if len(known) else 'Energy (Wh)')
+        ax.set_title(
+            f'Energy: {known[-1]:.3g} Wh = {currency}{known[-1] / 1000 * price:.2g}' if len(known) else 'Energy (Wh)'
+        )
+
     return panel
 
 # %% ../nbs/12_dashboard.ipynb #c018
-SHARES = ('usage', 'patterns')   # metrics that are lists
+SHARES = ('usage', 'patterns')  # metrics that are lists
+
 
 def thin(
-    rows: list,      # all rows of a run
-    most: int=1500,  # about so many may stay
-)->list:
+    rows: list,  # all rows of a run
+    most: int = 1500,  # about so many may stay
+) -> list:
     "Every k-th row, all rows with a validation, and the last one."
-    k = len(rows)//most
-    return rows if k < 2 else [r for i, r in enumerate(rows) if i % k == 0 or i == len(rows)-1 or r.get('val_loss') is not None]
+    k = len(rows) // most
+    return (
+        rows
+        if k < 2
+        else [r for i, r in enumerate(rows) if i % k == 0 or i == len(rows) - 1 or r.get('val_loss') is not None]
+    )
 
-def _share_column(rows: list, key: str)->np.ndarray:
+
+def _share_column(rows: list, key: str) -> np.ndarray:
     "A list-valued metric as an array (n, k); NaN where a row lacks it."
-    def fits(v): return isinstance(v, list) and v and all(isinstance(e, (int, float)) for e in v)
+
+    def fits(v):
+        return isinstance(v, list) and v and all(isinstance(e, (int, float)) for e in v)
+
     k = max((len(r[key]) for r in rows if fits(r.get(key))), default=0)
-    return np.array([r[key] if fits(r.get(key)) and len(r[key]) == k else [math.nan]*k for r in rows], dtype=float).reshape(len(rows), k)
+    return np.array(
+        [r[key] if fits(r.get(key)) and len(r[key]) == k else [math.nan] * k for r in rows], dtype=float
+    ).reshape(len(rows), k)
+
 
 def columns(
-    rows: list,      # rows of a run
-    smooth: int=0,   # 0: raw perplexity, speed and gradient norm; else smoothed over so many steps
-)->dict:
+    rows: list,  # rows of a run
+    smooth: int = 0,  # 0: raw perplexity, speed and gradient norm; else smoothed over so many steps
+) -> dict:
     "What the panels draw from."
     rows = thin(rows)
-    c = {k: np.where(abs(v) < 1e15, v, np.nan) for k, v in to_columns(rows).items()} | {k: _share_column(rows, k) for k in SHARES}
+    c = {k: np.where(abs(v) < 1e15, v, np.nan) for k, v in to_columns(rows).items()} | {
+        k: _share_column(rows, k) for k in SHARES
+    }
     if smooth:
         with np.errstate(all='ignore'):
             c['ppl'] = np.exp(smooth_line(c['loss'], smooth))
@@ -186,105 +295,170 @@ def columns(
     return c
 
 # %% ../nbs/12_dashboard.ipynb #c021
-LOOKS = THEMES | dict(auto=THEMES['light'] | dict(bg='none', fg='#7c7c7c', dim='#7c7c7c', grid='#80808040', colors=('#2a86c4', '#D55E00', '#009E73', '#CC79A7', '#c98a00', '#56B4E9')))
+LOOKS = THEMES | dict(
+    auto=THEMES['light']
+    | dict(
+        bg='none',
+        fg='#7c7c7c',
+        dim='#7c7c7c',
+        grid='#80808040',
+        colors=('#2a86c4', '#D55E00', '#009E73', '#CC79A7', '#c98a00', '#56B4E9'),
+    )
+)
 
-def _panels(cols: list, one: bool, price: float, currency: str)->list:
+
+def _panels(cols: list, one: bool, price: float, currency: str) -> list:
     "The panels that these runs have data for, in reading order."
-    def any_(*keys): return any(np.isfinite(c[k]).any() for c in cols for k in keys if k in c)
+
+    def any_(*keys):
+        return any(np.isfinite(c[k]).any() for c in cols for k in keys if k in c)
+
     pair = (panel_lr, panel_grad)
-    seen = [(panel_loss, True), (panel_ppl, True), (panel_bpb, any_('val_bits_per_byte')), (pair, any_('lr', 'grad_norm')), (panel_speed, any_('tokens_per_s')),
-            (panel_vram if one else panel_memory, any_('mem_allocated_gb', 'mem_peak_gb')), (panel_temp, any_('gpu_temp_c')), (panel_util, any_('gpu_util')),
-            (panel_power, any_('gpu_power_w')), (panel_energy(price, currency), any_('energy_wh')), (panel_experts, one and any_('usage')), (panel_patterns, one and any_('patterns'))]
+    seen = [
+        (panel_loss, True),
+        (panel_ppl, True),
+        (panel_bpb, any_('val_bits_per_byte')),
+        (pair, any_('lr', 'grad_norm')),
+        (panel_speed, any_('tokens_per_s')),
+        (panel_vram if one else panel_memory, any_('mem_allocated_gb', 'mem_peak_gb')),
+        (panel_temp, any_('gpu_temp_c')),
+        (panel_util, any_('gpu_util')),
+        (panel_power, any_('gpu_power_w')),
+        (panel_energy(price, currency), any_('energy_wh')),
+        (panel_experts, one and any_('usage')),
+        (panel_patterns, one and any_('patterns')),
+    ]
     return [p for p, there in seen if there]
 
-def _lay_out(fig, panels: list, width: float, row: float=1.5, top: float=.3)->list:
+
+def _lay_out(fig, panels: list, width: float, row: float = 1.5, top: float = 0.3) -> list:
     "(panel, axes) for every panel, in rows of three; sets the figure's height."
-    rows = [panels[i:i+3] for i in range(0, len(panels), 3)]
-    if len(rows) > 1 and len(rows[-1]) == 1: rows[-2:] = [rows[-2][:2], rows[-2][2:]+rows[-1]]
-    gap, foot = .58, .42
-    high = top + len(rows)*row + (len(rows)-1)*gap + foot
+    rows = [panels[i : i + 3] for i in range(0, len(panels), 3)]
+    if len(rows) > 1 and len(rows[-1]) == 1:
+        rows[-2:] = [rows[-2][:2], rows[-2][2:] + rows[-1]]
+    gap, foot = 0.58, 0.42
+    high = top + len(rows) * row + (len(rows) - 1) * gap + foot
     fig.set_size_inches(width, high)
-    grid, out = fig.add_gridspec(len(rows), 1, hspace=gap/row, left=.06, right=.99, bottom=foot/high, top=1-top/high), []
+    grid, out = (
+        fig.add_gridspec(len(rows), 1, hspace=gap / row, left=0.06, right=0.99, bottom=foot / high, top=1 - top / high),
+        [],
+    )
     for i, ps in enumerate(rows):
-        cells = grid[i].subgridspec(1, len(ps), wspace=.23 if len(ps) == 3 else .15)
+        cells = grid[i].subgridspec(1, len(ps), wspace=0.23 if len(ps) == 3 else 0.15)
         for p, cell in zip(ps, cells):
             if isinstance(p, tuple):
-                halves = cell.subgridspec(len(p), 1, hspace=.18)
+                halves = cell.subgridspec(len(p), 1, hspace=0.18)
                 out += [(q, fig.add_subplot(halves[j])) for j, q in enumerate(p)]
-            else: out.append((p, fig.add_subplot(cell)))
+            else:
+                out.append((p, fig.add_subplot(cell)))
     return out
 
 # %% ../nbs/12_dashboard.ipynb #c024
 def _load(run):
     "(name, rows) of a run folder, a metrics file, rows or a `RunView`."
-    if isinstance(run, RunView): return run.name, run.rows
-    if isinstance(run, (list, tuple)): return 'run', list(run)
+    if isinstance(run, RunView):
+        return run.name, run.rows
+    if isinstance(run, (list, tuple)):
+        return 'run', list(run)
     view = RunView(run)
-    if not view.file.is_file(): raise I3Error(f'{str(run)!r}: no metrics there; give a run folder that holds metrics.jsonl, or such a file')
+    if not view.file.is_file():
+        raise I3Error(f'{str(run)!r}: no metrics there; give a run folder that holds metrics.jsonl, or such a file')
     return view.name, view.rows
 
-def _abscissa(cols: list, x: str)->tuple:
+
+def _abscissa(cols: list, x: str) -> tuple:
     "(name, an array for each run) of the horizontal axis."
-    if x != 'time': return x, [c[x] for c in cols]
-    hours = max((_most(c['elapsed_s']) for c in cols), default=0) > 3*3600
-    return ('hours', [c['elapsed_s']/3600 for c in cols]) if hours else ('minutes', [c['elapsed_s']/60 for c in cols])
+    if x != 'time':
+        return x, [c[x] for c in cols]
+    hours = max((_most(c['elapsed_s']) for c in cols), default=0) > 3 * 3600
+    return (
+        ('hours', [c['elapsed_s'] / 3600 for c in cols]) if hours else ('minutes', [c['elapsed_s'] / 60 for c in cols])
+    )
+
 
 def _adjust(panel, ax, c, x, smooth: int, log_loss: bool, log_x: bool):
     "What the controls change on an axes."
     if panel is panel_loss and smooth:
         for l in ax.lines:
-            if l.get_label() == 'train, smoothed': l.set_ydata(smooth_line(c['loss'], smooth))
-    if panel is panel_loss and log_loss: _log(ax)
-    if log_x and ax.has_data() and _most(x) > 0: ax.set_xscale('log')
+            if l.get_label() == 'train, smoothed':
+                l.set_ydata(smooth_line(c['loss'], smooth))
+    if panel is panel_loss and log_loss:
+        _log(ax)
+    if log_x and ax.has_data() and _most(x) > 0:
+        ax.set_xscale('log')
+
 
 def _into_gap(ax):
     "Put the legend where the lines, flat ones, leave most room."
     top = ax.get_ylim()[1]
-    at = sorted([0., 1., *(_most(l.get_ydata())/top for l in ax.lines)])
-    _, middle = max((b-a, (a+b)/2) for a, b in zip(at, at[1:]))
-    ax.get_legend().set(loc='center right'); ax.get_legend().set_bbox_to_anchor((1, middle))
+    at = sorted([0.0, 1.0, *(_most(l.get_ydata()) / top for l in ax.lines)])
+    _, middle = max((b - a, (a + b) / 2) for a, b in zip(at, at[1:]))
+    ax.get_legend().set(loc='center right')
+    ax.get_legend().set_bbox_to_anchor((1, middle))
 
 # %% ../nbs/12_dashboard.ipynb #c027
 def draw(
-    runs,                 # a run folder, a metrics file, rows or a RunView; or a list of folders, to compare
-    out=None,             # where to save the figure, too: .png, .svg or .pdf
-    x: str='step',        # horizontal axis: 'step', 'tokens' or 'time'
-    theme: str='light',   # 'light', 'dark' or 'auto' (transparent)
-    smooth: int=0,        # smoothing in steps; 0: chosen by the run's length, for the loss only
-    log_loss: bool=False, # a log axis for the loss
-    log_x: bool=False,    # a log horizontal axis
-    papers: bool=True,    # draw the papers' perplexities, 69.26 and 48.15
-    price: float=.30,     # of a kWh
-    currency: str='$',
-    width: int=800,       # of the picture, in points
-)->Figure:
+    runs,  # a run folder, a metrics file, rows or a RunView; or a list of folders, to compare
+    out=None,  # where to save the figure, too: .png, .svg or .pdf
+    x: str = 'step',  # horizontal axis: 'step', 'tokens' or 'time'
+    theme: str = 'light',  # 'light', 'dark' or 'auto' (transparent)
+    smooth: int = 0,  # smoothing in steps; 0: chosen by the run's length, for the loss only
+    log_loss: bool = False,  # a log axis for the loss
+    log_x: bool = False,  # a log horizontal axis
+    papers: bool = True,  # draw the papers' perplexities, 69.26 and 48.15
+    price: float = 0.30,  # of a kWh
+    currency: str = '$',
+    width: int = 800,  # of the picture, in points
+) -> Figure:
     "The dashboard's picture."
     for name, value, known in (('x', x, ('step', 'tokens', 'time')), ('theme', theme, tuple(LOOKS))):
-        if value not in known: raise I3Error(f'draw: {name}={value!r} is unknown; use {", ".join(map(repr, known[:-1]))} or {known[-1]!r}')
+        if value not in known:
+            raise I3Error(f'draw: {name}={value!r} is unknown; use {", ".join(map(repr, known[:-1]))} or {known[-1]!r}')
     several = isinstance(runs, (list, tuple)) and bool(runs) and not isinstance(runs[0], dict)
     data, t = [_load(r) for r in (runs if several else [runs])], LOOKS[theme]
     cols, one = [columns(r, smooth) for _, r in data], len(data) == 1
     label, xs = _abscissa(cols, x)
     fig = Figure(dpi=100, facecolor=t['bg'])
-    for panel, ax in _lay_out(fig, _panels(cols, one, price, currency), width/100, top=.3 if one else .58):
+    for panel, ax in _lay_out(fig, _panels(cols, one, price, currency), width / 100, top=0.3 if one else 0.58):
         for i, (c, v) in enumerate(zip(cols, xs)):
-            panel(ax, c, v, t['colors'] if one else (t['colors'][i % len(t['colors'])],)*2, t)
+            panel(ax, c, v, t['colors'] if one else (t['colors'][i % len(t['colors'])],) * 2, t)
             _adjust(panel, ax, c, v, smooth, log_loss, log_x)
-        if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, t)
+        if panel is panel_ppl and papers and ax.has_data():
+            _paper_lines(ax, t)
         paper = ax.get_xlabel()
-        ax.set_title(ax.get_title(), y=1); ax.minorticks_off()              # both save a third of the drawing time
-        _finish(panel, ax, t, label, (1, None) if log_x and label == 'step' else (None, None) if log_x else _span(xs), one)
-        if paper: ax.set_xlabel(paper)
-        if panel is panel_vram and ax.get_legend(): _into_gap(ax)
-    if not one: _name_runs(fig, [n for n, _ in data], t)
-    if out is not None: write_atomic(out, figure_bytes(fig, Path(out).suffix[1:].lower() or 'png'))
+        ax.set_title(ax.get_title(), y=1)
+        ax.minorticks_off()  # both save a third of the drawing time
+        _finish(
+            panel, ax, t, label, (1, None) if log_x and label == 'step' else (None, None) if log_x else _span(xs), one
+        )
+        if paper:
+            ax.set_xlabel(paper)
+        if panel is panel_vram and ax.get_legend():
+            _into_gap(ax)
+    if not one:
+        _name_runs(fig, [n for n, _ in data], t)
+    if out is not None:
+        write_atomic(out, figure_bytes(fig, Path(out).suffix[1:].lower() or 'png'))
     return fig
+
 
 def _name_runs(fig, names: list, t: dict):
     "A line that says which colour is which run; dashed is validation, and peak memory."
     from matplotlib.lines import Line2D
-    lines = [Line2D([], [], color=t['colors'][i % len(t['colors'])], lw=2, label=n) for i, n in enumerate(names)] + [Line2D([], [], color=t['dim'], lw=1.2, ls='--', label='validation; peak')]
-    fig.legend(handles=lines, loc='upper left', bbox_to_anchor=(.05, 1-.06/fig.get_figheight()), ncols=4, frameon=False, fontsize=8.5, labelcolor=t['fg'], borderaxespad=0)
+
+    lines = [Line2D([], [], color=t['colors'][i % len(t['colors'])], lw=2, label=n) for i, n in enumerate(names)] + [
+        Line2D([], [], color=t['dim'], lw=1.2, ls='--', label='validation; peak')
+    ]
+    fig.legend(
+        handles=lines,
+        loc='upper left',
+        bbox_to_anchor=(0.05, 1 - 0.06 / fig.get_figheight()),
+        ncols=4,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=t['fg'],
+        borderaxespad=0,
+    )
 
 # %% ../nbs/12_dashboard.ipynb #c033
 def _best(rows: list, key: str):
@@ -292,381 +466,627 @@ def _best(rows: list, key: str):
     known = [(v, r['step']) for r in rows if (v := _number(r.get(key))) is not None]
     return min(known) if known else None
 
+
 def _latest(rows: list, key: str, n=1):
     "Mean of the latest known values among the last `n`+20 rows, None without."
-    known = [v for r in rows[-n-20:] if (v := _number(r.get(key))) is not None][-n:]
-    return sum(known)/len(known) if known else None
+    known = [v for r in rows[-n - 20 :] if (v := _number(r.get(key))) is not None][-n:]
+    return sum(known) / len(known) if known else None
 
-def _clock(s: float)->str: return _time(s if s < 60 else float(round(s)))      # not 2:60
-def _money(amount: float, currency: str)->str: return f'{currency}{amount:.2f}' if amount >= .1 else f'{currency}{amount:.2g}'
+
+def _clock(s: float) -> str:
+    return _time(s if s < 60 else float(round(s)))  # not 2:60
+
+
+def _money(amount: float, currency: str) -> str:
+    return f'{currency}{amount:.2f}' if amount >= 0.1 else f'{currency}{amount:.2g}'
+
 
 def facts(
     view: RunView,
-    price: float=.30,    # of a kWh
-    currency: str='$',
-)->dict:                 # name -> text
+    price: float = 0.30,  # of a kWh
+    currency: str = '$',
+) -> dict:  # name -> text
     "What there is to say about a run, most wanted first."
     r, rows, out, number = view.last, view.rows, {}, view.number
-    if r: out['step'] = f"{r['step']:,}" + (f' of {view.info["iters"]:,}' if view.info.get('iters') else '') + (f", {number('tokens'):,} tokens" if number('tokens') else '')
-    if (t := number('elapsed_s')) is not None: out['elapsed'] = _clock(t)
-    if view.left_s and view.state not in ENDED: out['remaining'] = _clock(view.left_s)
-    if best := _best(rows, 'val_ppl'): out['best validation perplexity'] = f'{best[0]:,.4g} (step {best[1]:,})'
-    if (v := _latest(rows, 'loss', 20)) is not None: out['loss, last 20 steps'] = f'{v:.3f}'
-    if best := _best(rows, 'val_bits_per_byte'): out['best bits per byte'] = f'{best[0]:.3g}'
-    if (v := _latest(rows, 'tokens_per_s', 20)) is not None: out['speed'] = f'{v:,.0f} tokens/s'
-    if (v := number('mem_peak_gb')) is not None: out['memory, steady / peak'] = ' / '.join(f'{x:.1f}' for x in (number('mem_allocated_gb'), v) if x is not None) + (f" of {number('mem_total_gb'):.1f} GB" if number('mem_total_gb') else ' GB')
-    card = [f.format(number(k)) for k, f in dict(gpu_temp_c='{:.0f} °C', gpu_util='{:.0f} % busy', gpu_power_w='{:.0f} W').items() if number(k) is not None]
-    if card: out['GPU'] = ', '.join(card)
+    if r:
+        out['step'] = (
+            f'{r["step"]:,}'
+            + (f' of {view.info["iters"]:,}' if view.info.get('iters') else '')
+            + (f', {number("tokens"):,} tokens' if number('tokens') else '')
+        )
+    if (t := number('elapsed_s')) is not None:
+        out['elapsed'] = _clock(t)
+    if view.left_s and view.state not in ENDED:
+        out['remaining'] = _clock(view.left_s)
+    if best := _best(rows, 'val_ppl'):
+        out['best validation perplexity'] = f'{best[0]:,.4g} (step {best[1]:,})'
+    if (v := _latest(rows, 'loss', 20)) is not None:
+        out['loss, last 20 steps'] = f'{v:.3f}'
+    if best := _best(rows, 'val_bits_per_byte'):
+        out['best bits per byte'] = f'{best[0]:.3g}'
+    if (v := _latest(rows, 'tokens_per_s', 20)) is not None:
+        out['speed'] = f'{v:,.0f} tokens/s'
+    if (v := number('mem_peak_gb')) is not None:
+        out['memory, steady / peak'] = ' / '.join(
+            f'{x:.1f}' for x in (number('mem_allocated_gb'), v) if x is not None
+        ) + (f' of {number("mem_total_gb"):.1f} GB' if number('mem_total_gb') else ' GB')
+    card = [
+        f.format(number(k))
+        for k, f in dict(gpu_temp_c='{:.0f} °C', gpu_util='{:.0f} % busy', gpu_power_w='{:.0f} W').items()
+        if number(k) is not None
+    ]
+    if card:
+        out['GPU'] = ', '.join(card)
     if (wh := _latest(rows, 'energy_wh')) is not None:
-        p, cost = view.progress, wh/1000*price
-        out['energy'] = f'{wh:.3g} Wh, {_money(cost, currency)}' + (f'; {_money(cost/p, currency)} at the end' if p and p < 1 and view.state not in ENDED else '')
+        p, cost = view.progress, wh / 1000 * price
+        out['energy'] = f'{wh:.3g} Wh, {_money(cost, currency)}' + (
+            f'; {_money(cost / p, currency)} at the end' if p and p < 1 and view.state not in ENDED else ''
+        )
     sizes = [v for r in rows if (v := _number(r.get('micro_batch')))]
-    if sizes and sizes[-1] < max(sizes): out['micro-batch'] = f'{sizes[-1]} (was {max(sizes)}: memory ran out)'
-    if number('skipped'): out['skipped steps'] = f"{number('skipped'):,.0f}"
+    if sizes and sizes[-1] < max(sizes):
+        out['micro-batch'] = f'{sizes[-1]} (was {max(sizes)}: memory ran out)'
+    if number('skipped'):
+        out['skipped steps'] = f'{number("skipped"):,.0f}'
     return out
 
 # %% ../nbs/12_dashboard.ipynb #c036
 def note(
     view: RunView,
-)->str:              # '' if all goes well
+) -> str:  # '' if all goes well
     "What the reader should know or do."
     here = f'{str(view.folder)!r}'
     saved = sorted(p.name for p in view.folder.glob('checkpoints/step-*'))
-    again = f'Start it again with the same folder and it goes on after {saved[-1]}.' if saved else 'It left no checkpoint.'
-    said = f" ({view.info['message']})" if view.info.get('message') else ''
-    if view.state == 'waiting': return f'Nothing in {here} yet; the first step may take minutes (data, first compilation).'
-    if view.state == 'lost': return f'The training process is gone without a last word: killed, or out of main memory? {again}'
-    if view.state == 'failed': return f'The run failed{said}. {again}'
-    if view.state == 'stopped': return f'Stopped cleanly{said}. {again}'
-    if view.state == 'unknown': return 'This folder has no run.json: whether the run still goes on cannot be said.'
-    if view.state == 'running' and not view.rows: return 'Started; no step is done yet.'
-    quiet, usual = view.silent_s(), (view.number('elapsed_s') or 0)/max(1, len(view.rows))
-    if view.state == 'running' and quiet > max(120, 10*usual): return f'No step for {_clock(quiet)}: a long evaluation, or it hangs.'
+    again = (
+        f'Start it again with the same folder and it goes on after {saved[-1]}.' if saved else 'It left no checkpoint.'
+    )
+    said = f' ({view.info["message"]})' if view.info.get('message') else ''
+    if view.state == 'waiting':
+        return f'Nothing in {here} yet; the first step may take minutes (data, first compilation).'
+    if view.state == 'lost':
+        return f'The training process is gone without a last word: killed, or out of main memory? {again}'
+    if view.state == 'failed':
+        return f'The run failed{said}. {again}'
+    if view.state == 'stopped':
+        return f'Stopped cleanly{said}. {again}'
+    if view.state == 'unknown':
+        return 'This folder has no run.json: whether the run still goes on cannot be said.'
+    if view.state == 'running' and not view.rows:
+        return 'Started; no step is done yet.'
+    quiet, usual = view.silent_s(), (view.number('elapsed_s') or 0) / max(1, len(view.rows))
+    if view.state == 'running' and quiet > max(120, 10 * usual):
+        return f'No step for {_clock(quiet)}: a long evaluation, or it hangs.'
     return ''
+
 
 def summary_text(
     view: RunView,
-    price: float=.30,  # of a kWh
-    currency: str='$',
-)->str:
+    price: float = 0.30,  # of a kWh
+    currency: str = '$',
+) -> str:
     "The words as plain text, for terminals and logs."
     p = view.progress
-    bar = '' if p is None else f" [{'#'*round(20*p):<20}] {p:.0%}"
-    return '\n'.join([f'{view.name}: {view.state}{bar}', *(f'  {k}: {v}' for k, v in facts(view, price, currency).items()), *([note(view)] if note(view) else [])])
+    bar = '' if p is None else f' [{"#" * round(20 * p):<20}] {p:.0%}'
+    return '\n'.join(
+        [
+            f'{view.name}: {view.state}{bar}',
+            *(f'  {k}: {v}' for k, v in facts(view, price, currency).items()),
+            *([note(view)] if note(view) else []),
+        ]
+    )
 
 # %% ../nbs/12_dashboard.ipynb #c039
 _STATE_COLOR = dict(running='#0072B2', finished='#009E73', stopped='#b37400', failed='#D55E00', lost='#D55E00')
 
-def _story(sample: dict|None)->str:
+
+def _story(sample: dict | None) -> str:
     "The newest sample as HTML."
-    if not isinstance(sample, dict) or not isinstance(sample.get('text'), str): return ''
+    if not isinstance(sample, dict) or not isinstance(sample.get('text'), str):
+        return ''
     prompt, text = str(sample.get('prompt') or ''), sample['text']
-    rest = text[len(prompt):] if text.startswith(prompt) else text
-    return ('<div style="margin-top:8px;padding:6px 10px;border-left:3px solid #CC79A7;line-height:1.45">'
-            f'<span style="opacity:.75;font-size:12px">after step {sample["step"]:,} it writes</span><br><b>{html.escape(prompt if rest is not text else "")}</b>{html.escape(rest)}</div>')
+    rest = text[len(prompt) :] if text.startswith(prompt) else text
+    return (
+        '<div style="margin-top:8px;padding:6px 10px;border-left:3px solid #CC79A7;line-height:1.45">'
+        f'<span style="opacity:.75;font-size:12px">after step {sample["step"]:,} it writes</span><br><b>{html.escape(prompt if rest is not text else "")}</b>{html.escape(rest)}</div>'
+    )
+
 
 def summary_html(
     view: RunView,
-    price: float=.30,    # of a kWh
-    currency: str='$',
-    theme: str='auto',   # 'auto' takes the page's colours
-    extra: str='',       # a line of text to add
-    width: int=800,
-)->str:
+    price: float = 0.30,  # of a kWh
+    currency: str = '$',
+    theme: str = 'auto',  # 'auto' takes the page's colours
+    extra: str = '',  # a line of text to add
+    width: int = 800,
+) -> str:
     "The words as HTML."
     t, p, color = LOOKS[theme], view.progress, _STATE_COLOR.get(view.state, '#777777')
-    page = '' if theme == 'auto' else f"background:{t['bg']};color:{t['fg']};"
-    who = ' · '.join(str(v) for v in (view.info.get('preset'), f"{view.info['params']/1e6:,.1f} M parameters" if view.info.get('params') else None,
-        (f"{view.info['world_size']} × " if (view.info.get('world_size') or 1) > 1 else '') + str(view.info.get('device') or ''), view.info.get('precision')) if v)
-    bar = '' if p is None else (f'<div style="height:6px;border-radius:3px;background:rgba(128,128,128,.3);margin:7px 0 9px"><div style="height:6px;border-radius:3px;width:{100*p:.1f}%;background:{color}"></div></div>')
-    cells = ''.join(f'<div><div style="font-size:11.5px;opacity:.75">{html.escape(k)}</div><div style="font-weight:600">{html.escape(v)}</div></div>' for k, v in facts(view, price, currency).items())
+    page = '' if theme == 'auto' else f'background:{t["bg"]};color:{t["fg"]};'
+    who = ' · '.join(
+        str(v)
+        for v in (
+            view.info.get('preset'),
+            f'{view.info["params"] / 1e6:,.1f} M parameters' if view.info.get('params') else None,
+            (f'{view.info["world_size"]} × ' if (view.info.get('world_size') or 1) > 1 else '')
+            + str(view.info.get('device') or ''),
+            view.info.get('precision'),
+        )
+        if v
+    )
+    bar = (
+        ''
+        if p is None
+        else (
+            f'<div style="height:6px;border-radius:3px;background:rgba(128,128,128,.3);margin:7px 0 9px"><div style="height:6px;border-radius:3px;width:{100 * p:.1f}%;background:{color}"></div></div>'
+        )
+    )
+    cells = ''.join(
+        f'<div><div style="font-size:11.5px;opacity:.75">{html.escape(k)}</div><div style="font-weight:600">{html.escape(v)}</div></div>'
+        for k, v in facts(view, price, currency).items()
+    )
     lines = ''.join(f'<div style="margin-top:8px">{html.escape(s)}</div>' for s in (note(view), extra) if s)
-    return (f'<div style="{page}max-width:{width-26}px;padding:10px 12px;border:1px solid rgba(128,128,128,.35);border-radius:6px;font:13px/1.35 system-ui,sans-serif">'
-            f'<b style="font-size:15px">{html.escape(view.name)}</b> <span style="background:{color};color:white;border-radius:9px;padding:1px 9px;margin:0 6px">{html.escape(view.state)}'
-            f'{"" if p is None else f" {p:.0%}"}</span><span style="opacity:.75">{html.escape(who)}</span>{bar}'
-            f'<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:7px 14px">{cells}</div>{lines}{_story(view.sample)}</div>')
+    return (
+        f'<div style="{page}max-width:{width - 26}px;padding:10px 12px;border:1px solid rgba(128,128,128,.35);border-radius:6px;font:13px/1.35 system-ui,sans-serif">'
+        f'<b style="font-size:15px">{html.escape(view.name)}</b> <span style="background:{color};color:white;border-radius:9px;padding:1px 9px;margin:0 6px">{html.escape(view.state)}'
+        f'{"" if p is None else f" {p:.0%}"}</span><span style="opacity:.75">{html.escape(who)}</span>{bar}'
+        f'<div style="display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:7px 14px">{cells}</div>{lines}{_story(view.sample)}</div>'
+    )
 
 # %% ../nbs/12_dashboard.ipynb #c042
 def _kernel():
     "This process's Jupyter kernel, None outside of one."
-    if 'IPython' not in sys.modules: return None
+    if 'IPython' not in sys.modules:
+        return None
     return getattr(sys.modules['IPython'].get_ipython(), 'kernel', None)
+
 
 def _shell_stream(kernel):
     "The stream on which the main thread gets its messages, and None where it is not found."
     try:
-        thread = getattr(kernel, 'shell_channel_thread', None)     # ipykernel 7 receives in a thread and passes on
-        stream = kernel.shell_stream if thread is None else thread.manager.get_shell_channel_to_subshell_pair(None).to_stream
+        thread = getattr(kernel, 'shell_channel_thread', None)  # ipykernel 7 receives in a thread and passes on
+        stream = (
+            kernel.shell_stream if thread is None else thread.manager.get_shell_channel_to_subshell_pair(None).to_stream
+        )
         return stream if callable(stream._recv_callback) and stream.socket else None
-    except Exception: return None
+    except Exception:
+        return None
+
 
 def _deliver(kernel, stream, frames: list):
     "Handle a widget's message now; give any other back to the kernel."
     ident, parts = kernel.session.feed_identities(frames, copy=False)
-    kind = json.loads(parts[1].bytes)['msg_type']                  # parts: signature, header, ...
-    if kind not in ('comm_msg', 'comm_close', 'comm_open'): return kernel.io_loop.add_callback(stream._recv_callback, frames)
+    kind = json.loads(parts[1].bytes)['msg_type']  # parts: signature, header, ...
+    if kind not in ('comm_msg', 'comm_close', 'comm_open'):
+        return kernel.io_loop.add_callback(stream._recv_callback, frames)
     msg = kernel.session.deserialize(parts, content=True, copy=False)
-    def status(s): kernel.session.send(kernel.iopub_socket, 'status', {'execution_state': s}, parent=msg, ident=kernel._topic('status'))
-    status('busy')
-    try: kernel.shell_handlers[kind](stream, ident, msg)
-    finally: status('idle')                                        # the front end sends a slider's next value after this
 
-def pump()->bool:      # whether messages can be taken here
+    def status(s):
+        kernel.session.send(
+            kernel.iopub_socket, 'status', {'execution_state': s}, parent=msg, ident=kernel._topic('status')
+        )
+
+    status('busy')
+    try:
+        kernel.shell_handlers[kind](stream, ident, msg)
+    finally:
+        status('idle')  # the front end sends a slider's next value after this
+
+
+def pump() -> bool:  # whether messages can be taken here
     "Handle the widgets' messages that have arrived while this cell runs."
     kernel = _kernel()
-    if kernel is None or threading.current_thread() is not threading.main_thread() or (stream := _shell_stream(kernel)) is None: return False
+    if (
+        kernel is None
+        or threading.current_thread() is not threading.main_thread()
+        or (stream := _shell_stream(kernel)) is None
+    ):
+        return False
     import zmq
+
     while True:
-        try: frames = stream.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.ZMQError: return True                           # nothing is waiting
-        try: _deliver(kernel, stream, frames)
-        except Exception as e: print(f'i3nb.dashboard: a message was not understood ({type(e).__name__})', file=sys.stderr)
+        try:
+            frames = stream.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError:
+            return True  # nothing is waiting
+        try:
+            _deliver(kernel, stream, frames)
+        except Exception as e:
+            print(f'i3nb.dashboard: a message was not understood ({type(e).__name__})', file=sys.stderr)
 
 # %% ../nbs/12_dashboard.ipynb #c044
-def _wait_for(done, timeout: float)->bool:
+def _wait_for(done, timeout: float) -> bool:
     "Pump messages until `done()` or the time is over."
-    end = time.monotonic()+timeout
+    end = time.monotonic() + timeout
     while not done():
-        if time.monotonic() > end: return False
-        pump(); time.sleep(.02)
+        if time.monotonic() > end:
+            return False
+        pump()
+        time.sleep(0.02)
     return True
 
+
 def front_end_answers(
-    timeout: float=2.,   # seconds
-)->bool:
+    timeout: float = 2.0,  # seconds
+) -> bool:
     "Whether a front end answers while this cell runs, and knows widgets."
-    if not pump(): return False
+    if not pump():
+        return False
     try:
         import ipywidgets
         from ipykernel.comm import Comm
-    except ImportError: return False
+    except ImportError:
+        return False
     closed = []
-    def ask(comm): comm.on_close(lambda msg: closed.append(comm)); return comm
+
+    def ask(comm):
+        comm.on_close(lambda msg: closed.append(comm))
+        return comm
+
     stranger = ask(Comm(target_name='i3nb.nobody-can-know-this-name'))
-    if not _wait_for(lambda: stranger in closed, timeout): return False
+    if not _wait_for(lambda: stranger in closed, timeout):
+        return False
     widget = ipywidgets.Layout()
-    ask(widget.comm); stranger = ask(Comm(target_name='i3nb.nobody-can-know-this-name'))   # asked after the widget, so answered after it
+    ask(widget.comm)
+    stranger = ask(Comm(target_name='i3nb.nobody-can-know-this-name'))  # asked after the widget, so answered after it
     _wait_for(lambda: stranger in closed, timeout)
     known = widget.comm not in closed
-    if known: widget.close()
+    if known:
+        widget.close()
     return known
 
+
 def widgets_alive(
-    timeout: float=2.,   # seconds to wait for an answer
-)->bool:
+    timeout: float = 2.0,  # seconds to wait for an answer
+) -> bool:
     "Whether controls would work here."
     said, kaggle = os.environ.get('I3NB_WIDGETS', ''), os.environ.get('KAGGLE_KERNEL_RUN_TYPE', '')
-    if said not in ('', '0', '1'): raise I3Error(f'I3NB_WIDGETS={said!r} is unknown; use 0 (no controls) or 1 (controls)')
-    if said or kaggle: return said == '1' or (not said and kaggle == 'Interactive')
+    if said not in ('', '0', '1'):
+        raise I3Error(f'I3NB_WIDGETS={said!r} is unknown; use 0 (no controls) or 1 (controls)')
+    if said or kaggle:
+        return said == '1' or (not said and kaggle == 'Interactive')
     return front_end_answers(timeout)
 
 # %% ../nbs/12_dashboard.ipynb #c049
 def ask_run(
-    folder,       # the run folder
-    what: str,    # 'STOP' (finish the step, save, end) or 'SAMPLE' (write a sample)
-)->Path:
+    folder,  # the run folder
+    what: str,  # 'STOP' (finish the step, save, end) or 'SAMPLE' (write a sample)
+) -> Path:
     "Ask the trainer for something, through a control file."
-    if what not in ('STOP', 'SAMPLE'): raise I3Error(f"ask_run: {what!r} is unknown; use 'STOP' or 'SAMPLE'")
-    file = Path(folder)/what
-    try: file.touch()
-    except OSError as e: raise I3Error(f'{str(file)!r}: cannot be made ({e.strerror or e}); is the run folder here, and writable?') from e
+    if what not in ('STOP', 'SAMPLE'):
+        raise I3Error(f"ask_run: {what!r} is unknown; use 'STOP' or 'SAMPLE'")
+    file = Path(folder) / what
+    try:
+        file.touch()
+    except OSError as e:
+        raise I3Error(
+            f'{str(file)!r}: cannot be made ({e.strerror or e}); is the run folder here, and writable?'
+        ) from e
     return file
+
 
 class Controls:
     "Widgets that change the picture and ask the run for things."
-    def __init__(self,
+
+    def __init__(
+        self,
         view: RunView,
-        options: dict,       # what `draw` takes: x, smooth, log_loss, log_x
-        live: bool=True,     # with the buttons
+        options: dict,  # what `draw` takes: x, smooth, log_loss, log_x
+        live: bool = True,  # with the buttons
     ):
         import ipywidgets as w
+
         self.view, self.changed = view, False
         narrow = dict(layout=w.Layout(width='auto', margin='0 8px 0 4px'), indent=False)
-        self.parts = dict(smooth=w.IntSlider(options['smooth'], 0, 200, description='smoothing', continuous_update=False, style=dict(description_width='70px'), layout=w.Layout(width='215px')),
-            log_loss=w.Checkbox(options['log_loss'], description='log loss', **narrow), log_x=w.Checkbox(options['log_x'], description='log x', **narrow),
-            x=w.Dropdown(options=['step', 'tokens', 'time'], value=options['x'], layout=w.Layout(width='90px')))
-        for p in self.parts.values(): p.observe(self._note, 'value')
-        self.stop, self.sample = w.Button(description='stop cleanly', icon='stop', button_style='warning', layout=w.Layout(width='auto')), w.Button(description='sample now', icon='pencil', layout=w.Layout(width='auto'))
-        for button, what in ((self.stop, 'STOP'), (self.sample, 'SAMPLE')): button.on_click(lambda b, what=what: self._ask(b, what))
-        self.box = w.HBox([*self.parts.values(), *([self.sample, self.stop] if live else [])], layout=w.Layout(flex_flow='row wrap', align_items='center', width='100%'))
+        self.parts = dict(
+            smooth=w.IntSlider(
+                options['smooth'],
+                0,
+                200,
+                description='smoothing',
+                continuous_update=False,
+                style=dict(description_width='70px'),
+                layout=w.Layout(width='215px'),
+            ),
+            log_loss=w.Checkbox(options['log_loss'], description='log loss', **narrow),
+            log_x=w.Checkbox(options['log_x'], description='log x', **narrow),
+            x=w.Dropdown(options=['step', 'tokens', 'time'], value=options['x'], layout=w.Layout(width='90px')),
+        )
+        for p in self.parts.values():
+            p.observe(self._note, 'value')
+        self.stop, self.sample = (
+            w.Button(description='stop cleanly', icon='stop', button_style='warning', layout=w.Layout(width='auto')),
+            w.Button(description='sample now', icon='pencil', layout=w.Layout(width='auto')),
+        )
+        for button, what in ((self.stop, 'STOP'), (self.sample, 'SAMPLE')):
+            button.on_click(lambda b, what=what: self._ask(b, what))
+        self.box = w.HBox(
+            [*self.parts.values(), *([self.sample, self.stop] if live else [])],
+            layout=w.Layout(flex_flow='row wrap', align_items='center', width='100%'),
+        )
 
-    def _note(self, change): self.changed = True
+    def _note(self, change):
+        self.changed = True
+
     def _ask(self, button, what):
         button.disabled, button.description = True, {'STOP': 'stopping …', 'SAMPLE': 'writing …'}[what]
-        try: ask_run(self.view.folder, what)
-        except I3Error: button.description = 'not possible'
+        try:
+            ask_run(self.view.folder, what)
+        except I3Error:
+            button.description = 'not possible'
 
-    def values(self)->dict: return {k: p.value for k, p in self.parts.items()}
+    def values(self) -> dict:
+        return {k: p.value for k, p in self.parts.items()}
 
     def refresh(self):
         "Give the sample button back once the trainer has taken the file."
-        if self.sample.disabled and not (self.view.folder/'SAMPLE').exists(): self.sample.disabled, self.sample.description = False, 'sample now'
+        if self.sample.disabled and not (self.view.folder / 'SAMPLE').exists():
+            self.sample.disabled, self.sample.description = False, 'sample now'
 
     def close(self):
-        for w in (*self.parts.values(), self.stop, self.sample, self.box): w.close()
+        for w in (*self.parts.values(), self.stop, self.sample, self.box):
+            w.close()
 
 # %% ../nbs/12_dashboard.ipynb #c052
 class Pace:
     "Says when to draw again, so that drawing takes at most `share` of the time."
-    def __init__(self,
-        share: float=.007,       # of the time
-        floor: float=3.,         # seconds between redraws, at least
-        clock=time.monotonic,    # the time
-        cost=time.thread_time,   # the time that drawing takes from the machine
-    ): self.share, self.floor, self.clock, self.cost, self.next, self.spent, self.n = share, floor, clock, cost, -math.inf, 0., 0
 
-    def due(self)->bool: return self.clock() >= self.next
+    def __init__(
+        self,
+        share: float = 0.007,  # of the time
+        floor: float = 3.0,  # seconds between redraws, at least
+        clock=time.monotonic,  # the time
+        cost=time.thread_time,  # the time that drawing takes from the machine
+    ):
+        self.share, self.floor, self.clock, self.cost, self.next, self.spent, self.n = (
+            share,
+            floor,
+            clock,
+            cost,
+            -math.inf,
+            0.0,
+            0,
+        )
+
+    def due(self) -> bool:
+        return self.clock() >= self.next
 
     def run(self, f, *args):
         "Do `f`, and set the time of the next."
         began = self.cost()
-        try: return f(*args)
+        try:
+            return f(*args)
         finally:
-            spent = self.cost()-began
-            self.spent, self.n, self.next = self.spent+spent, self.n+1, self.clock()+max(self.floor, spent/self.share)
+            spent = self.cost() - began
+            self.spent, self.n, self.next = (
+                self.spent + spent,
+                self.n + 1,
+                self.clock() + max(self.floor, spent / self.share),
+            )
 
 # %% ../nbs/12_dashboard.ipynb #c055
 class Screen:
     "The words, the controls and the picture of one run on the page."
-    def __init__(self,
+
+    def __init__(
+        self,
         view: RunView,
-        options: dict,         # for `draw`
-        controls: bool=False,
-        width: int=800,
-        dpi: int=150,          # of the last picture; 100 is one pixel a point
+        options: dict,  # for `draw`
+        controls: bool = False,
+        width: int = 800,
+        dpi: int = 150,  # of the last picture; 100 is one pixel a point
     ):
         self.view, self.options, self.width, self.dpi, self.shown = view, options, width, dpi, {}
         self.notebook = _kernel() is not None
-        self.controls = Controls(view, {k: options[k] for k in ('x', 'smooth', 'log_loss', 'log_x')}) if controls else None
+        self.controls = (
+            Controls(view, {k: options[k] for k in ('x', 'smooth', 'log_loss', 'log_x')}) if controls else None
+        )
 
-    def _put(self, name: str, data: dict, metadata: dict=None):
+    def _put(self, name: str, data: dict, metadata: dict = None):
         "Show something, or change it where it was shown before."
         from IPython.display import display
-        if name in self.shown: self.shown[name].update(data, raw=True, metadata=metadata or {})
-        else: self.shown[name] = display(data, raw=True, metadata=metadata or {}, display_id=True)
+
+        if name in self.shown:
+            self.shown[name].update(data, raw=True, metadata=metadata or {})
+        else:
+            self.shown[name] = display(data, raw=True, metadata=metadata or {}, display_id=True)
 
     def words(self, extra=''):
         "Bring the words up to date; the first time, the controls follow them."
         o, plain = self.options, summary_text(self.view, self.options['price'], self.options['currency'])
-        if not self.notebook: return print(plain + (f'\n{extra}' if extra else ''), flush=True)
-        self._put('words', {'text/html': summary_html(self.view, o['price'], o['currency'], o['theme'], extra, self.width), 'text/plain': plain})
+        if not self.notebook:
+            return print(plain + (f'\n{extra}' if extra else ''), flush=True)
+        self._put(
+            'words',
+            {
+                'text/html': summary_html(self.view, o['price'], o['currency'], o['theme'], extra, self.width),
+                'text/plain': plain,
+            },
+        )
         if self.controls and 'controls' not in self.shown:
             from IPython.display import display
+
             self.shown['controls'] = display(self.controls.box, display_id=True)
-        if self.controls: self.controls.refresh()
+        if self.controls:
+            self.controls.refresh()
 
     def picture(self, dpi=100, colors=None):
         "Bring the picture up to date."
-        if not self.notebook: return
-        if self.controls: self.options |= self.controls.values(); self.controls.changed = False
+        if not self.notebook:
+            return
+        if self.controls:
+            self.options |= self.controls.values()
+            self.controls.changed = False
         fig = draw(self.view, width=self.width, **self.options)
-        png, high = figure_bytes(fig, dpi=dpi, colors=None if self.options['theme'] == 'auto' else colors), round(100*fig.get_figheight())
+        png, high = (
+            figure_bytes(fig, dpi=dpi, colors=None if self.options['theme'] == 'auto' else colors),
+            round(100 * fig.get_figheight()),
+        )
         fig.clear()
-        self._put('picture', {'image/png': base64.b64encode(png).decode(), 'text/plain': f'<the curves of {self.view.name}>'}, {'image/png': dict(width=self.width, height=high, alt=f'the curves of {self.view.name}')})
+        self._put(
+            'picture',
+            {'image/png': base64.b64encode(png).decode(), 'text/plain': f'<the curves of {self.view.name}>'},
+            {'image/png': dict(width=self.width, height=high, alt=f'the curves of {self.view.name}')},
+        )
 
     def end(self, extra=''):
         "The last words and the last picture; no controls."
         if self.controls:
-            if 'controls' in self.shown: self.shown['controls'].update({'text/plain': '', 'text/html': ''}, raw=True)
+            if 'controls' in self.shown:
+                self.shown['controls'].update({'text/plain': '', 'text/html': ''}, raw=True)
             self.options |= self.controls.values()
-            self.controls.close(); self.controls = None
-        self.words(extra); self.picture(self.dpi, colors=64)
+            self.controls.close()
+            self.controls = None
+        self.words(extra)
+        self.picture(self.dpi, colors=64)
 
 # %% ../nbs/12_dashboard.ipynb #c057
-def _over(view: RunView, process, until, began: float, wait: float)->bool:
+def _over(view: RunView, process, until, began: float, wait: float) -> bool:
     "Whether there is nothing more to watch."
-    if until is not None and (until(view) if callable(until) else time.monotonic()-began >= until): return True
-    if process is not None: return process.poll() is not None
-    if view.state in ENDED: return True
-    return view.state in ('waiting', 'unknown') and max(wait - (time.monotonic()-began), wait - view.silent_s() if view.rows else -1) < 0
+    if until is not None and (until(view) if callable(until) else time.monotonic() - began >= until):
+        return True
+    if process is not None:
+        return process.poll() is not None
+    if view.state in ENDED:
+        return True
+    return (
+        view.state in ('waiting', 'unknown')
+        and max(wait - (time.monotonic() - began), wait - view.silent_s() if view.rows else -1) < 0
+    )
 
-def _farewell(view: RunView)->str:
+
+def _farewell(view: RunView) -> str:
     "What to know after the watching ended before the run."
     here = str(view.folder)
-    pid = f" (process {view.info['pid']})" if view.info.get('pid') else ''
+    pid = f' (process {view.info["pid"]})' if view.info.get('pid') else ''
     return f'No longer watching; the run{pid} is not touched by that. Run this cell again, or watch({here!r}), to look again; ask_run({here!r}, "STOP") ends it cleanly.'
+
 
 def _loop(screen: Screen, process, until, wait: float, every: float):
     "Redraw until it is over."
     view, began, drawn = screen.view, time.monotonic(), None
-    image, look, text = Pace(.007, every), Pace(.001, 1.), Pace(.001, 2. if screen.notebook else 30.)
+    image, look, text = Pace(0.007, every), Pace(0.001, 1.0), Pace(0.001, 2.0 if screen.notebook else 30.0)
     while True:
         if look.due():
             look.run(view.read)
-            if _over(view, process, until, began, wait): return
-        if text.due(): text.run(screen.words)
+            if _over(view, process, until, began, wait):
+                return
+        if text.due():
+            text.run(screen.words)
         fresh = (len(view.rows), view.last.get('step')) != drawn
         if (screen.controls and screen.controls.changed) or (fresh and image.due()):
             drawn = len(view.rows), view.last.get('step')
             image.run(screen.picture)
-        pump(); time.sleep(.1 if screen.controls else .5)
+        pump()
+        time.sleep(0.1 if screen.controls else 0.5)
 
 # %% ../nbs/12_dashboard.ipynb #c060
 def watch(
-    run,                   # the run folder; it need not exist yet
-    until=None,            # stop watching after so many seconds, or when a function of the RunView is true; None: when the run ends
-    process=None,          # the training process (`subprocess.Popen`), if this program started it: watching lasts as long as it does
-    x: str='step',         # horizontal axis: 'step', 'tokens' or 'time'
-    theme: str='auto',     # 'auto' (transparent, fits light and dark pages), 'light' or 'dark'
-    smooth: int=0,         # smoothing in steps, 0: automatic
-    log_loss: bool=False,  # a log axis for the loss
-    papers: bool=True,     # the papers' perplexities as lines
-    price: float=.30,      # of a kWh
-    currency: str='$',
-    controls: bool=None,   # widgets; None: where a front end is alive
-    every: float=3.,       # seconds between redraws, at least; more where drawing is slow
-    wait: float=900.,      # give up after so many seconds without any sign of a run
-    width: int=800,        # of the picture, in points
-    dpi: int=150,          # of the last picture; 100 is one pixel a point
-)->str:                    # the run's state in the end: 'finished', 'stopped', 'failed', 'lost', or 'running' if you stopped watching
+    run,  # the run folder; it need not exist yet
+    until=None,  # stop watching after so many seconds, or when a function of the RunView is true; None: when the run ends
+    process=None,  # the training process (`subprocess.Popen`), if this program started it: watching lasts as long as it does
+    x: str = 'step',  # horizontal axis: 'step', 'tokens' or 'time'
+    theme: str = 'auto',  # 'auto' (transparent, fits light and dark pages), 'light' or 'dark'
+    smooth: int = 0,  # smoothing in steps, 0: automatic
+    log_loss: bool = False,  # a log axis for the loss
+    papers: bool = True,  # the papers' perplexities as lines
+    price: float = 0.30,  # of a kWh
+    currency: str = '$',
+    controls: bool = None,  # widgets; None: where a front end is alive
+    every: float = 3.0,  # seconds between redraws, at least; more where drawing is slow
+    wait: float = 900.0,  # give up after so many seconds without any sign of a run
+    width: int = 800,  # of the picture, in points
+    dpi: int = 150,  # of the last picture; 100 is one pixel a point
+) -> str:  # the run's state in the end: 'finished', 'stopped', 'failed', 'lost', or 'running' if you stopped watching
     "Show a run live until it ends. Interrupting does not hurt the run."
     view = RunView(run)
-    options = dict(x=x, theme=theme, smooth=smooth, log_loss=log_loss, log_x=False, papers=papers, price=price, currency=currency)
-    draw([], **options)                                # wrong options are told now
+    options = dict(
+        x=x, theme=theme, smooth=smooth, log_loss=log_loss, log_x=False, papers=papers, price=price, currency=currency
+    )
+    draw([], **options)  # wrong options are told now
     screen = None
     try:
         screen = Screen(view, options, widgets_alive() if controls is None else controls, width, dpi)
         _loop(screen, process, until, wait, every)
-    except KeyboardInterrupt: pass
+    except KeyboardInterrupt:
+        pass
     try:
         view.read()
         code = process.poll() if process is not None else None
-        if code is not None and view.state in ('running', 'waiting'): view.state = 'lost'
-        (screen or Screen(view, options, False, width, dpi)).end(f'The training process ended with status {code}; what it printed says why.' if code else '' if view.state in ENDED else _farewell(view))
-    except KeyboardInterrupt: print(_farewell(view))
+        if code is not None and view.state in ('running', 'waiting'):
+            view.state = 'lost'
+        (screen or Screen(view, options, False, width, dpi)).end(
+            f'The training process ended with status {code}; what it printed says why.'
+            if code
+            else ''
+            if view.state in ENDED
+            else _farewell(view)
+        )
+    except KeyboardInterrupt:
+        print(_farewell(view))
     return view.state
 
 # %% ../nbs/12_dashboard.ipynb #c070
-def _compare_html(views: list, price: float, currency: str)->str:
+def _compare_html(views: list, price: float, currency: str) -> str:
     "A table, one row a run."
     rows = [facts(v, price, currency) for v in views]
     keys = [k for k in dict.fromkeys(k for r in rows for k in r)]
-    def cells(tag, values): return ''.join(f'<{tag} style="text-align:left;padding:2px 10px 2px 0">{html.escape(v)}</{tag}>' for v in values)
-    return f'<table style="font:12.5px system-ui,sans-serif"><tr>{cells("th", ["run", "state", *keys])}</tr>' + ''.join(f'<tr>{cells("td", [v.name, v.state, *(r.get(k, "") for k in keys)])}</tr>' for v, r in zip(views, rows)) + '</table>'
+
+    def cells(tag, values):
+        return ''.join(
+            f'<{tag} style="text-align:left;padding:2px 10px 2px 0">{html.escape(v)}</{tag}>' for v in values
+        )
+
+    return (
+        f'<table style="font:12.5px system-ui,sans-serif"><tr>{cells("th", ["run", "state", *keys])}</tr>'
+        + ''.join(
+            f'<tr>{cells("td", [v.name, v.state, *(r.get(k, "") for k in keys)])}</tr>' for v, r in zip(views, rows)
+        )
+        + '</table>'
+    )
+
 
 def show(
-    runs,                   # a run folder or metrics file, or a list of them
-    controls: bool=False,   # widgets for one run, in a living notebook
-    width: int=800,         # of the picture, in points
-    theme: str='auto',      # 'auto', 'light' or 'dark'
-    price: float=.30,       # of a kWh
-    currency: str='$',
-    dpi: int=150,           # of the picture; 100 is one pixel a point
-    **options,              # more of what `draw` takes: x, smooth, log_loss, log_x, papers
+    runs,  # a run folder or metrics file, or a list of them
+    controls: bool = False,  # widgets for one run, in a living notebook
+    width: int = 800,  # of the picture, in points
+    theme: str = 'auto',  # 'auto', 'light' or 'dark'
+    price: float = 0.30,  # of a kWh
+    currency: str = '$',
+    dpi: int = 150,  # of the picture; 100 is one pixel a point
+    **options,  # more of what `draw` takes: x, smooth, log_loss, log_x, papers
 ):
     "Show a run, or compare several, as they are now."
-    options = dict(x='step', smooth=0, log_loss=False, log_x=False, papers=True) | dict(theme=theme, price=price, currency=currency) | options
+    options = (
+        dict(x='step', smooth=0, log_loss=False, log_x=False, papers=True)
+        | dict(theme=theme, price=price, currency=currency)
+        | options
+    )
     several = isinstance(runs, (list, tuple))
-    for r in runs if several else [runs]: _load(r)                     # a wrong path is told before anything is shown
+    for r in runs if several else [runs]:
+        _load(r)  # a wrong path is told before anything is shown
     if not several:
         screen = Screen(RunView(runs), options, controls, width, dpi)
-        if not controls: return screen.end()
-        screen.words(); screen.picture()
-        for p in screen.controls.parts.values(): p.observe(lambda change: screen.picture(), 'value')
+        if not controls:
+            return screen.end()
+        screen.words()
+        screen.picture()
+        for p in screen.controls.parts.values():
+            p.observe(lambda change: screen.picture(), 'value')
         return
     views = [RunView(r) for r in runs]
-    if _kernel() is None: return print('\n'.join(summary_text(v, price, currency) for v in views))
+    if _kernel() is None:
+        return print('\n'.join(summary_text(v, price, currency) for v in views))
     from IPython.display import display
+
     fig = draw(list(runs), width=width, **options)
-    display({'text/html': _compare_html(views, price, currency), 'text/plain': '\n'.join(summary_text(v, price, currency) for v in views)}, raw=True)
-    display({'image/png': base64.b64encode(figure_bytes(fig, dpi=dpi)).decode(), 'text/plain': '<curves>'}, raw=True, metadata={'image/png': dict(width=width)})
+    display(
+        {
+            'text/html': _compare_html(views, price, currency),
+            'text/plain': '\n'.join(summary_text(v, price, currency) for v in views),
+        },
+        raw=True,
+    )
+    display(
+        {'image/png': base64.b64encode(figure_bytes(fig, dpi=dpi)).decode(), 'text/plain': '<curves>'},
+        raw=True,
+        metadata={'image/png': dict(width=width)},
+    )

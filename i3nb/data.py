@@ -12,7 +12,16 @@ __all__ = ['EXTENSIONS', 'EOT', 'BLOCK', 'HUB', 'CAST', 'RULES', 'PLOTS', 'LITTL
            'i3nb_tokenize']
 
 # %% ../nbs/02_data.ipynb #c003
-import hashlib, itertools, json, os, random, re, shutil, socket, sys, threading
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import sys
+import threading
 from array import array
 from bisect import bisect_right
 from contextlib import contextmanager
@@ -29,28 +38,39 @@ from .tokenizer import ChunkTokenizer
 # %% ../nbs/02_data.ipynb #c006
 EXTENSIONS = ('.txt', '.jsonl', '.parquet')
 EOT = '<|endoftext|>'
-BLOCK = 1 << 20          # bytes or characters read at once; also the longest document of a .txt file
+BLOCK = 1 << 20  # bytes or characters read at once; also the longest document of a .txt file
+
 
 def check_file(
-    path,    # the file a user named
-)->Path:     # the same path, once it is known to be readable data
+    path,  # the file a user named
+) -> Path:  # the same path, once it is known to be readable data
     "Raise `I3Error` where a file is missing, empty, of an unknown kind or binary."
     path = Path(path)
-    if not path.is_file(): raise I3Error(f'data: {str(path)!r} does not exist; check the path')
-    if path.suffix not in EXTENSIONS: raise I3Error(f"data: {str(path)!r} has the unknown extension {path.suffix!r}; use one of {', '.join(EXTENSIONS)}")
-    if not path.stat().st_size: raise I3Error(f'data: {str(path)!r} is empty; give a file with text in it')
-    with open(path, 'rb') as f: head = f.read(1 << 16)
+    if not path.is_file():
+        raise I3Error(f'data: {str(path)!r} does not exist; check the path')
+    if path.suffix not in EXTENSIONS:
+        raise I3Error(
+            f'data: {str(path)!r} has the unknown extension {path.suffix!r}; use one of {", ".join(EXTENSIONS)}'
+        )
+    if not path.stat().st_size:
+        raise I3Error(f'data: {str(path)!r} is empty; give a file with text in it')
+    with open(path, 'rb') as f:
+        head = f.read(1 << 16)
     if path.suffix == '.parquet':
-        if head[:4] != b'PAR1': raise I3Error(f'data: {str(path)!r} is not a Parquet file; write it again with pyarrow or pandas')
-    elif b'\0' in head: raise I3Error(f'data: {str(path)!r} is binary, not UTF-8 text; save it as UTF-8')
+        if head[:4] != b'PAR1':
+            raise I3Error(f'data: {str(path)!r} is not a Parquet file; write it again with pyarrow or pandas')
+    elif b'\0' in head:
+        raise I3Error(f'data: {str(path)!r} is binary, not UTF-8 text; save it as UTF-8')
     return path
 
 # %% ../nbs/02_data.ipynb #c009
-def _not_utf8(path, e): return I3Error(f'data: {str(path)!r} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8')
+def _not_utf8(path, e):
+    return I3Error(f'data: {str(path)!r} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8')
+
 
 def read_txt(
-    path,              # a UTF-8 text file
-    block: int=BLOCK,  # characters read at once, and the longest document
+    path,  # a UTF-8 text file
+    block: int = BLOCK,  # characters read at once, and the longest document
 ):
     "Yield `(document, bytes used)` from a text file."
     try:
@@ -61,128 +81,185 @@ def read_txt(
             while new:
                 new = f.read(block)
                 *docs, buf = sep.split(buf + new)
-                if not new: docs.append(buf)
-                while len(buf) > 2*block: docs.append(buf[:block]); buf = buf[block:]
-                for doc in docs: yield doc.strip(), len(doc.encode()) + 1
-    except UnicodeDecodeError as e: raise _not_utf8(path, e) from e
+                if not new:
+                    docs.append(buf)
+                while len(buf) > 2 * block:
+                    docs.append(buf[:block])
+                    buf = buf[block:]
+                for doc in docs:
+                    yield doc.strip(), len(doc.encode()) + 1
+    except UnicodeDecodeError as e:
+        raise _not_utf8(path, e) from e
 
 # %% ../nbs/02_data.ipynb #c013
 def _row_text(row, where):
     "The `text` of one row (a dict), or None where it is null."
-    if not isinstance(row, dict): raise I3Error(f'data: {where} is not a JSON object; each line must be like {{"text": "…"}}')
-    if 'text' not in row: raise I3Error(f"data: {where} has no column 'text'; it has {', '.join(map(repr, row)) or 'no columns'}; rename one to 'text'")
+    if not isinstance(row, dict):
+        raise I3Error(f'data: {where} is not a JSON object; each line must be like {{"text": "…"}}')
+    if 'text' not in row:
+        raise I3Error(
+            f"data: {where} has no column 'text'; it has {', '.join(map(repr, row)) or 'no columns'}; rename one to 'text'"
+        )
     text = row['text']
-    if text is not None and not isinstance(text, str): raise I3Error(f"data: {where} has a 'text' of type {type(text).__name__}; it must be a string")
+    if text is not None and not isinstance(text, str):
+        raise I3Error(f"data: {where} has a 'text' of type {type(text).__name__}; it must be a string")
     return text
+
 
 def read_jsonl(path):
     "Yield `(document, bytes used)` from a file with one JSON object a line."
     with open(path, 'rb') as f:
         for n, line in enumerate(f, 1):
-            if n == 1: line = line.removeprefix(b'\xef\xbb\xbf')
-            if not line.strip(): continue
-            try: row = json.loads(line)
-            except UnicodeDecodeError as e: raise _not_utf8(path, e) from e
-            except ValueError as e: raise I3Error(f'data: {str(path)!r} line {n} is not valid JSON ({e}); mend or remove that line') from e
+            if n == 1:
+                line = line.removeprefix(b'\xef\xbb\xbf')
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except UnicodeDecodeError as e:
+                raise _not_utf8(path, e) from e
+            except ValueError as e:
+                raise I3Error(f'data: {str(path)!r} line {n} is not valid JSON ({e}); mend or remove that line') from e
             yield _row_text(row, f'{str(path)!r} line {n}') or '', len(line)
+
 
 def read_parquet(path):
     "Yield `(document, bytes used)` from a Parquet file, a thousand rows at a time."
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as f:
             _row_text(dict.fromkeys(f.schema_arrow.names), repr(str(path)))
-            cost = path.stat().st_size/max(1, f.metadata.num_rows)
+            cost = path.stat().st_size / max(1, f.metadata.num_rows)
             for batch in f.iter_batches(batch_size=1000, columns=['text']):
-                for text in batch.column(0).to_pylist(): yield _row_text({'text': text}, repr(str(path))) or '', cost
-    except pa.ArrowException as e: raise I3Error(f'data: {str(path)!r} cannot be read as Parquet ({str(e).splitlines()[0]}); write it again') from e
+                for text in batch.column(0).to_pylist():
+                    yield _row_text({'text': text}, repr(str(path))) or '', cost
+    except pa.ArrowException as e:
+        raise I3Error(
+            f'data: {str(path)!r} cannot be read as Parquet ({str(e).splitlines()[0]}); write it again'
+        ) from e
 
 # %% ../nbs/02_data.ipynb #c016
 class HubSet(NamedTuple):
     "What we know about a hub data set before we reach it."
-    licence: str          # its licence, as its page states it
-    note: str             # what the licence means for a model
-    val_split: str|None   # the split it keeps for validation
-    chat: bool = False    # whether turns need `tidy_chat`
+
+    licence: str  # its licence, as its page states it
+    note: str  # what the licence means for a model
+    val_split: str | None  # the split it keeps for validation
+    chat: bool = False  # whether turns need `tidy_chat`
+
 
 HUB = {
-    'roneneldan/TinyStories': HubSet('CDLA-Sharing-1.0', 'free to use; share changed data under the same licence', 'validation'),
-    'starhopp3r/TinyChat': HubSet('CC-BY-NC-4.0', 'no commercial use; a model trained on it may inherit that', None, True),
+    'roneneldan/TinyStories': HubSet(
+        'CDLA-Sharing-1.0', 'free to use; share changed data under the same licence', 'validation'
+    ),
+    'starhopp3r/TinyChat': HubSet(
+        'CC-BY-NC-4.0', 'no commercial use; a model trained on it may inherit that', None, True
+    ),
     'agentlans/high-quality-english-sentences': HubSet('ODC-BY', 'free to use; name the source', None),
 }
 
 # %% ../nbs/02_data.ipynb #c019
 def tidy_chat(
     text: str,  # a conversation with `[INST] … [/INST] …` turns
-)->str:         # the same, a turn a line: `user: …`, `bot: …`
+) -> str:  # the same, a turn a line: `user: …`, `bot: …`
     "Rewrite instruction markers as a play's script. Text without markers is returned unchanged."
-    if '[INST]' not in text: return text
+    if '[INST]' not in text:
+        return text
     text = re.sub(r'</?s>|<<SYS>>.*?<</SYS>>', ' ', text, flags=re.S)
     turns = []
     for part in text.split('[INST]'):
         user, mark, bot = part.partition('[/INST]')
         turns += [('user', user), ('bot', bot)] if mark else [('bot' if not turns else 'user', part)]
-    return '\n'.join(f"{who}: {' '.join(said.split())}" for who, said in turns if said.strip())
+    return '\n'.join(f'{who}: {" ".join(said.split())}' for who, said in turns if said.strip())
 
 # %% ../nbs/02_data.ipynb #c022
-def hub_offline()->bool:
+def hub_offline() -> bool:
     "Whether the user told the hub's libraries to stay off the network."
-    return any(os.environ.get(k, '').upper() in ('1', 'ON', 'YES', 'TRUE') for k in ('HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE'))
+    return any(
+        os.environ.get(k, '').upper() in ('1', 'ON', 'YES', 'TRUE') for k in ('HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')
+    )
+
 
 def hub_problem(
-    repo: str,            # hub id, `owner/name`
-    timeout: float=None,  # seconds to wait for an answer; `I3NB_HUB_TIMEOUT` or 5 where None
-)->str|None:              # None if the data set is there, else what is wrong
+    repo: str,  # hub id, `owner/name`
+    timeout: float = None,  # seconds to wait for an answer; `I3NB_HUB_TIMEOUT` or 5 where None
+) -> str | None:  # None if the data set is there, else what is wrong
     "Ask the hub once whether it has a data set."
-    if hub_offline(): return None
+    if hub_offline():
+        return None
     timeout, answer = float(timeout or os.environ.get('I3NB_HUB_TIMEOUT') or 5), []
+
     def ask():
         try:
             from huggingface_hub import HfApi
+
             HfApi(endpoint=os.environ.get('HF_ENDPOINT')).dataset_info(repo, timeout=timeout)
             answer.append(None)
-        except Exception as e: answer.append(_hub_reason(e))
+        except Exception as e:
+            answer.append(_hub_reason(e))
+
     thread = threading.Thread(target=ask, daemon=True)
-    thread.start(); thread.join(timeout + 1)
+    thread.start()
+    thread.join(timeout + 1)
     return answer[0] if answer else f'the hub gave no answer in {timeout:g} s'
+
 
 def _hub_reason(e):
     "One short phrase for an exception of the hub's libraries."
     name = type(e).__name__
-    known = {'RepositoryNotFoundError': 'the hub has no data set of that name', 'GatedRepoError': 'it is gated; log in with `hf auth login`',
-             'HFValidationError': 'that is no hub id'}
+    known = {
+        'RepositoryNotFoundError': 'the hub has no data set of that name',
+        'GatedRepoError': 'it is gated; log in with `hf auth login`',
+        'HFValidationError': 'that is no hub id',
+    }
     net = 'the hub cannot be reached: ' if re.search('Connect|Timeout|Network|Offline|HTTP|LocalEntry', name) else ''
     return known.get(name) or net + ((str(e).splitlines() or [''])[0][:90].rstrip('.') or name)
 
 # %% ../nbs/02_data.ipynb #c025
 def _hub_library():
     "The `datasets` module, told to give up early and, at this moment, whether it may use the network."
-    import datasets, huggingface_hub.constants as constants
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = hub_offline()     # else it counts only before the first import
+    import datasets
+    import huggingface_hub.constants as constants
+
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = (
+        hub_offline()
+    )  # else it counts only before the first import
     for key in dir(datasets.config):
-        if key.startswith('STREAMING_') and key.endswith('_RETRIES'): setattr(datasets.config, key, 3)
+        if key.startswith('STREAMING_') and key.endswith('_RETRIES'):
+            setattr(datasets.config, key, 3)
     return datasets
 
+
 def hub_docs(
-    repo: str,               # hub id, or a local folder in the hub's format
-    split: str='train',      # which split
-    streaming: bool=False,   # read while downloading, keep nothing
+    repo: str,  # hub id, or a local folder in the hub's format
+    split: str = 'train',  # which split
+    streaming: bool = False,  # read while downloading, keep nothing
 ):
     "Yield `(document, 1)` for each row of a hub data set. Raises `I3Error` at once where the hub does not answer."
-    way = 'unset HF_HUB_OFFLINE to download it' if hub_offline() else 'connect, or set HF_HUB_OFFLINE=1 if it is in your hub cache'
+    way = (
+        'unset HF_HUB_OFFLINE to download it'
+        if hub_offline()
+        else 'connect, or set HF_HUB_OFFLINE=1 if it is in your hub cache'
+    )
     remedy = f'; {way}, or give a local file, or --data synthetic'
     problem = None if Path(repo).exists() else hub_problem(repo)
-    if problem: raise I3Error(f'data: {repo!r} is no file or folder here, and {problem}{remedy}')
+    if problem:
+        raise I3Error(f'data: {repo!r} is no file or folder here, and {problem}{remedy}')
     try:
         datasets = _hub_library()
         rows = datasets.load_dataset(repo, split=split, streaming=streaming and not hub_offline())
-        if rows.column_names and 'text' not in rows.column_names: _row_text(dict.fromkeys(rows.column_names), repr(repo))
+        if rows.column_names and 'text' not in rows.column_names:
+            _row_text(dict.fromkeys(rows.column_names), repr(repo))
         chat = repo in HUB and HUB[repo].chat
         for row in rows:
             text = _row_text(row, repr(repo)) or ''
             yield (tidy_chat(text) if chat else text), 1
-    except I3Error: raise
-    except Exception as e: raise I3Error(f'data: {repo!r} (split {split!r}) failed: {_hub_reason(e)}{remedy}') from e
+    except I3Error:
+        raise
+    except Exception as e:
+        raise I3Error(f'data: {repo!r} (split {split!r}) failed: {_hub_reason(e)}{remedy}') from e
 
 # %% ../nbs/02_data.ipynb #c028
 CAST = dict(
@@ -190,11 +267,15 @@ CAST = dict(
     boy='Otto Finn Hugo Ravi Leo Theo Juno Milo Abel Kofi Bram Nico Sami Emil Toby Yusuf'.split(),
     animal='rabbit fox hedgehog mouse bear frog duck squirrel badger goat turtle crow kitten puppy mole otter'.split(),
     trait='curious shy cheerful sleepy brave busy gentle clumsy clever patient noisy kind'.split(),
-    thing='kite|drum|blue ball|red scarf|wooden boat|little lantern|straw hat|silver whistle|paper crown|toy train|story book|green umbrella|bell|basket|blanket|yellow cup'.split('|'),
+    thing='kite|drum|blue ball|red scarf|wooden boat|little lantern|straw hat|silver whistle|paper crown|toy train|story book|green umbrella|bell|basket|blanket|yellow cup'.split(
+        '|'
+    ),
     food='pear|honey cake|plum|apple|loaf of bread|bag of nuts|jar of jam|pancake|slice of melon|carrot'.split('|'),
     place='garden|meadow|old barn|beach|forest|hill|market|pond|playground|orchard|mill|bridge'.split('|'),
     plant='sunflower|bean|pumpkin|apple tree|tulip|strawberry'.split('|'),
-    skill='swim|whistle|ride a bike|bake bread|skip rope|tie a knot|climb a rope|play the flute|juggle|skate'.split('|'),
+    skill='swim|whistle|ride a bike|bake bread|skip rope|tie a knot|climb a rope|play the flute|juggle|skate'.split(
+        '|'
+    ),
     fear='the dark|thunder|deep water|the big dog|high places|the noisy train|spiders|the empty house'.split('|'),
     helper='grandmother|grandfather|big sister|big brother|uncle|aunt|teacher|neighbour'.split('|'),
     tool='stick rope broom rake pole ladder'.split(),
@@ -203,16 +284,56 @@ CAST = dict(
     number='two three four five six seven'.split(),
 )
 RULES = dict(
-    open=['Once there was {a_hero} named {hero}.', '{hero} was {a_hero} who lived near the {place}.', 'Long ago, near {a_place}, lived {a_hero}. {Their} name was {hero}.',
-          'In a small house by the {place} lived {hero}, {a_hero}.'],
-    day=['One {weather} {time}, ', 'On a {weather} {time}, ', 'It was a {weather} {time}. ', 'One {time}, when it was {weather}, '],
-    glad=['{hero} was very happy.', '{hero} smiled all the way home.', '{hero} laughed and jumped up and down.', 'That made {hero} feel warm inside.', '{hero} felt proud.'],
-    sad=['{hero} began to cry.', '{hero} felt very sad.', 'A tear ran down the face of {hero}.', '{hero} sat down and sighed.', '{hero} did not know what to do.'],
-    thanks=['"Thank you, {friend}!" said {hero}.', '"You are a good friend," {hero} said to {friend}.', '{hero} gave {friend} a big hug. "Thank you," {they} said.'],
-    ask=['"What is wrong?" asked {friend}.', '"Why are you so quiet today?" {friend} asked.', '"Can I help you?" said {friend}.'],
-    meet=['Then {friend} came by.', 'Just then {friend}, {a_friend}, walked past.', '{friend} heard it and came at once.', '{Their} friend {friend} was near.'],
-    end=['From that day on, {hero} and {friend} were best friends.', 'And they played until the sun went down.', 'That night {hero} slept very well.', 'After that they went home and drank warm milk.',
-         '{hero} never forgot that {time}.', 'The next {time} they met at the {place} again.'],
+    open=[
+        'Once there was {a_hero} named {hero}.',
+        '{hero} was {a_hero} who lived near the {place}.',
+        'Long ago, near {a_place}, lived {a_hero}. {Their} name was {hero}.',
+        'In a small house by the {place} lived {hero}, {a_hero}.',
+    ],
+    day=[
+        'One {weather} {time}, ',
+        'On a {weather} {time}, ',
+        'It was a {weather} {time}. ',
+        'One {time}, when it was {weather}, ',
+    ],
+    glad=[
+        '{hero} was very happy.',
+        '{hero} smiled all the way home.',
+        '{hero} laughed and jumped up and down.',
+        'That made {hero} feel warm inside.',
+        '{hero} felt proud.',
+    ],
+    sad=[
+        '{hero} began to cry.',
+        '{hero} felt very sad.',
+        'A tear ran down the face of {hero}.',
+        '{hero} sat down and sighed.',
+        '{hero} did not know what to do.',
+    ],
+    thanks=[
+        '"Thank you, {friend}!" said {hero}.',
+        '"You are a good friend," {hero} said to {friend}.',
+        '{hero} gave {friend} a big hug. "Thank you," {they} said.',
+    ],
+    ask=[
+        '"What is wrong?" asked {friend}.',
+        '"Why are you so quiet today?" {friend} asked.',
+        '"Can I help you?" said {friend}.',
+    ],
+    meet=[
+        'Then {friend} came by.',
+        'Just then {friend}, {a_friend}, walked past.',
+        '{friend} heard it and came at once.',
+        '{Their} friend {friend} was near.',
+    ],
+    end=[
+        'From that day on, {hero} and {friend} were best friends.',
+        'And they played until the sun went down.',
+        'That night {hero} slept very well.',
+        'After that they went home and drank warm milk.',
+        '{hero} never forgot that {time}.',
+        'The next {time} they met at the {place} again.',
+    ],
 )
 
 # %% ../nbs/02_data.ipynb #c029
@@ -244,163 +365,231 @@ PLOTS = [
     '{open} {day}{hero} baked a cake for {friend}, but forgot the sugar. {friend} took a bite and made a funny face. "Is it good?" asked {hero}. "It is not sweet," said {friend}, "but you made it for me, so I like it." They both laughed. {end}',
 ]
 LITTLE = dict(
-    spot=['under a bench', 'behind the barn', 'in a heap of leaves', 'between two stones', 'in the tall grass', 'under the bed'],
+    spot=[
+        'under a bench',
+        'behind the barn',
+        'in a heap of leaves',
+        'between two stones',
+        'in the tall grass',
+        'under the bed',
+    ],
     tired=['tired', 'in a hurry', 'small', 'a little afraid', 'hungry'],
-    ask_hungry=['"I have had no food all day," said {friend}.', '"That smells so good," {friend} said softly.', '"Are you going to eat all of that?" asked {friend}.'],
+    ask_hungry=[
+        '"I have had no food all day," said {friend}.',
+        '"That smells so good," {friend} said softly.',
+        '"Are you going to eat all of that?" asked {friend}.',
+    ],
     number_days=['{Number} days', '{Number} weeks', 'A few days', 'A week', '{Number} {time}s'],
 )
 
 # %% ../nbs/02_data.ipynb #c031
-def _pick(rng, options): return options[int(rng.random()*len(options))]   # Random.random() is the same on every version
+def _pick(rng, options):
+    return options[int(rng.random() * len(options))]  # Random.random() is the same on every version
 
-def _article(words): return ('an ' if words[0] in 'aeiou' else 'a ') + words
+
+def _article(words):
+    return ('an ' if words[0] in 'aeiou' else 'a ') + words
+
 
 def _story_facts(rng):
     "Draw who and what a story is about: a dict of the names that its sentences may use."
-    f = {k: _pick(rng, CAST[k]) for k in ('thing', 'food', 'place', 'plant', 'skill', 'fear', 'helper', 'tool', 'weather', 'time', 'number')}
-    girl = rng.random() < .5
+    f = {
+        k: _pick(rng, CAST[k])
+        for k in ('thing', 'food', 'place', 'plant', 'skill', 'fear', 'helper', 'tool', 'weather', 'time', 'number')
+    }
+    girl = rng.random() < 0.5
     f['hero'], f['friend'] = _pick(rng, CAST['girl' if girl else 'boy']), _pick(rng, CAST['boy' if girl else 'girl'])
     f['they'], f['their'], f['them'] = ('she', 'her', 'her') if girl else ('he', 'his', 'him')
     kind, f_kind, f['f_trait'] = _pick(rng, CAST['animal']), _pick(rng, CAST['animal']), _pick(rng, CAST['trait'])
-    f['a_hero'] = _article(f"{_pick(rng, CAST['trait'])} {'little ' if rng.random() < .5 else ''}{kind}")
-    f['a_friend'] = _article(f"{f['f_trait']} {f_kind}")
+    f['a_hero'] = _article(f'{_pick(rng, CAST["trait"])} {"little " if rng.random() < 0.5 else ""}{kind}')
+    f['a_friend'] = _article(f'{f["f_trait"]} {f_kind}')
     f['a_place'] = _article(f['place'])
     for k, second in (('place', 'place2'), ('food', 'food2'), ('animal', 'animal2')):
         f[second] = _pick(rng, [w for w in CAST[k] if w != f.get(k)])
     return f | {k.capitalize(): f[k].capitalize() for k in ('they', 'their', 'number')}
 
+
 def grammar_story(
-    index: int,    # which story
-    seed: int=0,   # which collection of stories
-)->str:            # 40 to 150 words
+    index: int,  # which story
+    seed: int = 0,  # which collection of stories
+) -> str:  # 40 to 150 words
     "Write one small story. The same index and seed always give the same story."
-    rng = random.Random(index*1_000_003 + seed)
+    rng = random.Random(index * 1_000_003 + seed)
     facts, rules, text = _story_facts(rng), RULES | LITTLE, _pick(rng, PLOTS)
-    def put(m): return facts.get(m[1]) or _pick(rng, rules[m[1]])
-    while '{' in text: text = re.sub(r'\{(\w+)\}', put, text)
+
+    def put(m):
+        return facts.get(m[1]) or _pick(rng, rules[m[1]])
+
+    while '{' in text:
+        text = re.sub(r'\{(\w+)\}', put, text)
     return re.sub(r'(^|[.!?] )([a-z])', lambda m: m[1] + m[2].upper(), re.sub(r'\b([Aa]) (?=[aeiou])', r'\1n ', text))
 
-def grammar_stories(n: int=6000, seed: int=0):
+
+def grammar_stories(n: int = 6000, seed: int = 0):
     "Yield `n` stories of the embedded grammar."
     return (grammar_story(i, seed) for i in range(n))
 
 # %% ../nbs/02_data.ipynb #c036
-SPLITS = {'train': ('train', 'training'), 'validation': ('validation', 'valid', 'val', 'dev'), 'test': ('test', 'testing', 'eval')}
+SPLITS = {
+    'train': ('train', 'training'),
+    'validation': ('validation', 'valid', 'val', 'dev'),
+    'test': ('test', 'testing', 'eval'),
+}
 
-def file_split(path)->str|None:
+
+def file_split(path) -> str | None:
     "The split that a file's name (or its folder's name) declares: 'train', 'validation', 'test' or None."
     for part in (path.stem, path.parent.name):
         first = re.split(r'[-_. ]', part.lower())[0]
         for split, names in SPLITS.items():
-            if first in names: return split
+            if first in names:
+                return split
+
 
 def folder_files(
-    folder,               # searched with its subfolders; hidden ones are skipped
-    split: str='train',   # which split, where the names tell
-)->list:                  # sorted paths
+    folder,  # searched with its subfolders; hidden ones are skipped
+    split: str = 'train',  # which split, where the names tell
+) -> list:  # sorted paths
     "The data files of one split of a folder. Files whose names tell no split belong to `train`."
-    files = sorted(p for p in folder.rglob('*') if p.suffix in EXTENSIONS and p.is_file() and not any(q.startswith('.') for q in p.relative_to(folder).parts))
-    if any(file_split(p.relative_to(folder)) == 'train' for p in files): default = None   # a README.txt beside train.jsonl is no story
-    else: default = 'train'
+    files = sorted(
+        p
+        for p in folder.rglob('*')
+        if p.suffix in EXTENSIONS and p.is_file() and not any(q.startswith('.') for q in p.relative_to(folder).parts)
+    )
+    if any(file_split(p.relative_to(folder)) == 'train' for p in files):
+        default = None  # a README.txt beside train.jsonl is no story
+    else:
+        default = 'train'
     return [p for p in files if (file_split(p.relative_to(folder)) or default) == split]
 
 # %% ../nbs/02_data.ipynb #c039
 READERS = {'.txt': read_txt, '.jsonl': read_jsonl, '.parquet': read_parquet}
-SIGN_BYTES = 64 << 20   # larger files are not hashed
+SIGN_BYTES = 64 << 20  # larger files are not hashed
+
 
 @dataclass(frozen=True)
 class Source:
     "One part of a data spec."
-    name: str                 # as the user wrote it, without weight
-    kind: str                 # 'files', 'hub' or 'synthetic'
-    weight: float|None = None # share in the mix, None where the user gave none
-    files: tuple = ()         # paths of kind 'files'
-    split: str = 'train'      # of a hub data set or a folder
-    n: int = 6000             # stories of kind 'synthetic'
 
-    def read(self, streaming: bool=False, seed: int=0):
+    name: str  # as the user wrote it, without weight
+    kind: str  # 'files', 'hub' or 'synthetic'
+    weight: float | None = None  # share in the mix, None where the user gave none
+    files: tuple = ()  # paths of kind 'files'
+    split: str = 'train'  # of a hub data set or a folder
+    n: int = 6000  # stories of kind 'synthetic'
+
+    def read(self, streaming: bool = False, seed: int = 0):
         "Yield `(document, cost)`; costs add up to `total` where that is known."
-        if self.kind == 'hub': yield from hub_docs(self.name, self.split, streaming)
-        elif self.kind == 'synthetic': yield from ((s, 1) for s in grammar_stories(self.n, seed))
+        if self.kind == 'hub':
+            yield from hub_docs(self.name, self.split, streaming)
+        elif self.kind == 'synthetic':
+            yield from ((s, 1) for s in grammar_stories(self.n, seed))
         else:
-            for path in self.files: yield from READERS[path.suffix](check_file(path))
+            for path in self.files:
+                yield from READERS[path.suffix](check_file(path))
 
     @property
     def total(self):
         "Size in the unit of `read`'s costs, None where unknown."
-        return sum(p.stat().st_size for p in self.files) if self.kind == 'files' else self.n if self.kind == 'synthetic' else None
+        return (
+            sum(p.stat().st_size for p in self.files)
+            if self.kind == 'files'
+            else self.n
+            if self.kind == 'synthetic'
+            else None
+        )
 
-    def signature(self)->dict:
+    def signature(self) -> dict:
         "What identifies the data, as plain JSON."
         own = {'files': [_sign(p) for p in self.files]} if self.kind == 'files' else {'name': self.name, 'n': self.n}
         return {'kind': self.kind, 'split': self.split, **own}
 
+
 def _sign(path):
     size = path.stat().st_size
-    if size > SIGN_BYTES: return [str(path.resolve()), size, path.stat().st_mtime_ns]
+    if size > SIGN_BYTES:
+        return [str(path.resolve()), size, path.stat().st_mtime_ns]
     return [path.suffix, size, hashlib.sha256(path.read_bytes()).hexdigest()]
 
 # %% ../nbs/02_data.ipynb #c041
 def open_sources(
-    spec: str,     # as in the table above; `auto` must be resolved first, see `resolve_spec`
-)->list:           # of `Source`
+    spec: str,  # as in the table above; `auto` must be resolved first, see `resolve_spec`
+) -> list:  # of `Source`
     "Read a data spec. Raises `I3Error` for whatever cannot be data."
     parts = [spec] if Path(spec).exists() else [p.strip() for p in spec.split(',') if p.strip()]
-    if not parts: raise I3Error(f"data: {spec!r} names nothing; give a file, a folder, a hub id or 'synthetic'")
+    if not parts:
+        raise I3Error(f"data: {spec!r} names nothing; give a file, a folder, a hub id or 'synthetic'")
     return [_open_source(*_cut_weight(part)) for part in parts]
+
 
 def _cut_weight(part):
     "`'a.txt=3'` → `('a.txt', 3.0)`; `('a.txt', None)` without weight."
     name, eq, weight = part.rpartition('=')
-    if not eq or Path(part).exists(): return part, None
-    try: w = float(weight)
-    except ValueError: w = 0.
-    if not 0 < w < float('inf'): raise I3Error(f'data: the weight {weight!r} of {name!r} is not a positive number; write for example {name}=2')
+    if not eq or Path(part).exists():
+        return part, None
+    try:
+        w = float(weight)
+    except ValueError:
+        w = 0.0
+    if not 0 < w < float('inf'):
+        raise I3Error(f'data: the weight {weight!r} of {name!r} is not a positive number; write for example {name}=2')
     return name, w
+
 
 def _open_source(name, weight):
     "The `Source` that one name stands for."
     base, colon, split = name.rpartition(':')
-    if not colon or Path(name).exists() or len(base) == 1: base, split = name, 'train'    # len 1: a Windows drive
+    if not colon or Path(name).exists() or len(base) == 1:
+        base, split = name, 'train'  # len 1: a Windows drive
     if base == 'synthetic':
-        if split != 'train' and not (split.isdigit() and int(split)): raise I3Error(f'data: {name!r} is not understood; write synthetic or synthetic:6000')
+        if split != 'train' and not (split.isdigit() and int(split)):
+            raise I3Error(f'data: {name!r} is not understood; write synthetic or synthetic:6000')
         return Source(name, 'synthetic', weight, n=6000 if split == 'train' else int(split))
     path = Path(base).expanduser()
     if path.is_dir():
         files = folder_files(path, split)
-        if not files: raise I3Error(f"data: folder {base!r} holds no {split} files; it needs {', '.join(EXTENSIONS)} files")
+        if not files:
+            raise I3Error(f'data: folder {base!r} holds no {split} files; it needs {", ".join(EXTENSIONS)} files')
         return Source(base, 'files', weight, tuple(map(check_file, files)), split)
     if path.exists() or path.suffix in EXTENSIONS or not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', base):
-        if not path.exists() and not path.suffix and '/' not in base: raise I3Error(f"data: {base!r} is no file or folder here and no hub id (owner/name); check the spelling")
+        if not path.exists() and not path.suffix and '/' not in base:
+            raise I3Error(f'data: {base!r} is no file or folder here and no hub id (owner/name); check the spelling')
         return Source(base, 'files', weight, (check_file(path),))
     return Source(base, 'hub', weight, split=split)
 
 # %% ../nbs/02_data.ipynb #c044
 def resolve_spec(
-    spec: str='auto',     # any data spec
-    timeout: float=None,  # seconds to wait for the hub
-)->tuple:                 # the spec to use, and one line to show (or None)
+    spec: str = 'auto',  # any data spec
+    timeout: float = None,  # seconds to wait for the hub
+) -> tuple:  # the spec to use, and one line to show (or None)
     "Turn `auto` into TinyStories where the hub answers, else into `synthetic`. Other specs pass unchanged."
-    if spec != 'auto': return spec, None
+    if spec != 'auto':
+        return spec, None
     hub = 'roneneldan/TinyStories'
     problem = hub_problem(hub, timeout) or (hub_offline() and 'HF_HUB_OFFLINE is set') or None
-    if problem is None: return hub, f'data: auto → {hub} from the hub ({HUB[hub].licence})'
-    return 'synthetic', f'data: auto → synthetic stories from the embedded grammar, because {problem}; figures from them are no results'
+    if problem is None:
+        return hub, f'data: auto → {hub} from the hub ({HUB[hub].licence})'
+    return (
+        'synthetic',
+        f'data: auto → synthetic stories from the embedded grammar, because {problem}; figures from them are no results',
+    )
 
 # %% ../nbs/02_data.ipynb #c047
-def sample_data()->Path|None:
+def sample_data() -> Path | None:
     "The folder of the development sample, or None: `I3NB_SAMPLE`, else `shared/data/tinystories` upwards from here."
     if os.environ.get('I3NB_SAMPLE'):
         path = Path(os.environ['I3NB_SAMPLE'])
-        return path if (path/'train.jsonl').is_file() else None
+        return path if (path / 'train.jsonl').is_file() else None
     here = Path.cwd()
-    return next((p for d in (here, *here.parents) if ((p := d/'shared/data/tinystories')/'train.jsonl').is_file()), None)
+    return next(
+        (p for d in (here, *here.parents) if ((p := d / 'shared/data/tinystories') / 'train.jsonl').is_file()), None
+    )
 
 # %% ../nbs/02_data.ipynb #c050
 def doc_hash(
-    text: str,     # a document
-    seed: int=0,   # another seed gives another split
-)->int:            # 0 … 2**64 - 1; equal for texts that differ in case and blank space only
+    text: str,  # a document
+    seed: int = 0,  # another seed gives another split
+) -> int:  # 0 … 2**64 - 1; equal for texts that differ in case and blank space only
     "The number that decides on which side of the split a document falls."
     norm = ' '.join(text.lower().split()).encode('utf-8', 'replace')
     return int.from_bytes(hashlib.blake2b(norm, digest_size=8, salt=seed.to_bytes(8, 'little')).digest(), 'little')
@@ -408,14 +597,22 @@ def doc_hash(
 # %% ../nbs/02_data.ipynb #c053
 class ShardWriter:
     "Appends documents to numbered files of at most `shard_tokens` ids each."
-    def __init__(self,
-        folder,              # where the files go
-        stem: str,           # their first name: `{stem}-00000.bin`, …
-        eot_id: int,         # written before each document
-        dtype,               # 'uint16' or 'uint32'
-        shard_tokens=1<<26,  # ids in a file
+
+    def __init__(
+        self,
+        folder,  # where the files go
+        stem: str,  # their first name: `{stem}-00000.bin`, …
+        eot_id: int,  # written before each document
+        dtype,  # 'uint16' or 'uint32'
+        shard_tokens=1 << 26,  # ids in a file
     ):
-        self.folder, self.stem, self.eot, self.dtype, self.limit = Path(folder), stem, eot_id, np.dtype(dtype), shard_tokens
+        self.folder, self.stem, self.eot, self.dtype, self.limit = (
+            Path(folder),
+            stem,
+            eot_id,
+            np.dtype(dtype),
+            shard_tokens,
+        )
         self.sizes, self.starts, self.total, self.file = [], array('q'), 0, None
 
     def add(self, docs):
@@ -425,33 +622,40 @@ class ShardWriter:
             self.starts.append(self.total)
             flat += [np.array([self.eot], self.dtype), np.asarray(ids, self.dtype)]
             self.total += 1 + len(ids)
-        if flat: self._write(np.concatenate(flat))
+        if flat:
+            self._write(np.concatenate(flat))
 
     def _write(self, ids):
         while len(ids):
-            if self.file is None or self.sizes[-1] == self.limit: self._open()
-            part = ids[:self.limit - self.sizes[-1]]
+            if self.file is None or self.sizes[-1] == self.limit:
+                self._open()
+            part = ids[: self.limit - self.sizes[-1]]
             self.file.write(part.tobytes())
-            self.sizes[-1] += len(part); ids = ids[len(part):]
+            self.sizes[-1] += len(part)
+            ids = ids[len(part) :]
 
     def _open(self):
-        if self.file: self.file.close()
-        self.file = open(self.folder/f'{self.stem}-{len(self.sizes):05d}.bin', 'wb')
+        if self.file:
+            self.file.close()
+        self.file = open(self.folder / f'{self.stem}-{len(self.sizes):05d}.bin', 'wb')
         self.sizes.append(0)
 
-    def close(self)->dict:
+    def close(self) -> dict:
         "Finish the files; returns what `TokenStream.open` needs."
-        if self.file: self.file.close()
-        np.save(self.folder/f'{self.stem}-docs.npy', np.array([*self.starts, self.total], np.int64))
+        if self.file:
+            self.file.close()
+        np.save(self.folder / f'{self.stem}-docs.npy', np.array([*self.starts, self.total], np.int64))
         return dict(stem=self.stem, docs=len(self.starts), tokens=self.total, shards=self.sizes)
 
 # %% ../nbs/02_data.ipynb #c055
 class TokenStream:
     "A long row of token ids, read from memory-mapped shards as if it were one array."
-    def __init__(self,
-        shards: list,   # arrays of ids
-        starts=None,    # (docs + 1,) where each document begins, and the end; one document where None
-        name: str='',   # what to call it in messages
+
+    def __init__(
+        self,
+        shards: list,  # arrays of ids
+        starts=None,  # (docs + 1,) where each document begins, and the end; one document where None
+        name: str = '',  # what to call it in messages
     ):
         self.shards, self.name = shards, name
         self.ends = np.cumsum([len(s) for s in shards]).tolist()
@@ -462,92 +666,118 @@ class TokenStream:
         "Map the files that `ShardWriter` wrote. Raises `I3Error` where one is missing or has the wrong size."
         shards = []
         for i, n in enumerate(info['shards']):
-            path = Path(folder)/f"{info['stem']}-{i:05d}.bin"
-            if not path.is_file() or path.stat().st_size != n*np.dtype(dtype).itemsize: raise I3Error(f'data: shard {str(path)!r} is damaged; delete its folder')
+            path = Path(folder) / f'{info["stem"]}-{i:05d}.bin'
+            if not path.is_file() or path.stat().st_size != n * np.dtype(dtype).itemsize:
+                raise I3Error(f'data: shard {str(path)!r} is damaged; delete its folder')
             shards.append(np.memmap(path, dtype, mode='r'))
-        return cls(shards, np.load(Path(folder)/f"{info['stem']}-docs.npy", mmap_mode='r'), name)
+        return cls(shards, np.load(Path(folder) / f'{info["stem"]}-docs.npy', mmap_mode='r'), name)
 
-    def __len__(self): return self.ends[-1] if self.ends else 0
+    def __len__(self):
+        return self.ends[-1] if self.ends else 0
 
     @property
-    def n_docs(self): return len(self.starts) - 1
+    def n_docs(self):
+        return len(self.starts) - 1
 
-    def read(self, start: int, n: int)->np.ndarray:
+    def read(self, start: int, n: int) -> np.ndarray:
         "`n` ids from `start` on, around the ring. A copy, int64."
         out, pos = np.empty(n, np.int64), start % len(self)
         done = 0
         while done < n:
             i = bisect_right(self.ends, pos)
-            local = pos - (self.ends[i-1] if i else 0)
-            part = self.shards[i][local:local + n - done]
-            out[done:done + len(part)] = part
+            local = pos - (self.ends[i - 1] if i else 0)
+            part = self.shards[i][local : local + n - done]
+            out[done : done + len(part)] = part
             done, pos = done + len(part), (pos + len(part)) % len(self)
         return out
 
-    def doc(self, i: int)->np.ndarray:
+    def doc(self, i: int) -> np.ndarray:
         "The ids of document `i`, without the `eot` before it."
-        a, b = int(self.starts[i]), int(self.starts[i+1])
+        a, b = int(self.starts[i]), int(self.starts[i + 1])
         return self.read(a + 1, b - a - 1)
 
 # %% ../nbs/02_data.ipynb #c058
-FORMAT = 2   # raise it when the files' layout or the readers' result changes
+FORMAT = 2  # raise it when the files' layout or the readers' result changes
 
-def cache_dir()->Path:
+
+def cache_dir() -> Path:
     "Where prepared data go by default: `I3NB_CACHE`, else `~/.cache/i3nb`."
-    return Path(os.environ.get('I3NB_CACHE') or Path.home()/'.cache'/'i3nb')
+    return Path(os.environ.get('I3NB_CACHE') or Path.home() / '.cache' / 'i3nb')
+
 
 @dataclass
 class Prepared:
     "Token shards on disk, and how they came about."
-    path: Path                    # the folder
-    meta: dict                    # what `meta.json` says
-    train: list                   # a `TokenStream` a source
-    val: list                     # the same for validation; may be empty
-    tokenizer: ChunkTokenizer     # the one that made the tokens
-    reused: bool = False          # found ready, not built now
+
+    path: Path  # the folder
+    meta: dict  # what `meta.json` says
+    train: list  # a `TokenStream` a source
+    val: list  # the same for validation; may be empty
+    tokenizer: ChunkTokenizer  # the one that made the tokens
+    reused: bool = False  # found ready, not built now
 
     @property
-    def synthetic(self): return self.meta['synthetic']
+    def synthetic(self):
+        return self.meta['synthetic']
+
     @property
     def weights(self):
         "The mixing weights, or None: then sources are mixed by size."
         given = [s['weight'] for s in self.meta['sources'] if s['tokens']]
-        return None if not any(given) else [w or 1. for w in given]
+        return None if not any(given) else [w or 1.0 for w in given]
 
     @classmethod
     def load(cls, path, reused=True):
         "Open what `prepare` left in a folder."
         path = Path(path)
-        if not (path/'meta.json').is_file(): raise I3Error(f'data: {str(path)!r} holds no prepared data; run i3nb_tokenize first')
-        meta = json.loads((path/'meta.json').read_text())
-        if meta.get('format') != FORMAT: raise I3Error(f'data: {str(path)!r} was prepared by another version of i3nb; prepare the data again')
-        streams = [[TokenStream.open(path, s, meta['dtype'], s['name']) for s in meta[side] if s['tokens']] for side in ('sources', 'val')]
-        return cls(path, meta, *streams, ChunkTokenizer.load(path/'tokenizer'), reused)
+        if not (path / 'meta.json').is_file():
+            raise I3Error(f'data: {str(path)!r} holds no prepared data; run i3nb_tokenize first')
+        meta = json.loads((path / 'meta.json').read_text())
+        if meta.get('format') != FORMAT:
+            raise I3Error(f'data: {str(path)!r} was prepared by another version of i3nb; prepare the data again')
+        streams = [
+            [TokenStream.open(path, s, meta['dtype'], s['name']) for s in meta[side] if s['tokens']]
+            for side in ('sources', 'val')
+        ]
+        return cls(path, meta, *streams, ChunkTokenizer.load(path / 'tokenizer'), reused)
 
 # %% ../nbs/02_data.ipynb #c060
 @dataclass
 class Plan:
     "Everything that decides what `prepare` writes."
-    spec: str                         # the resolved data spec
-    sources: list                     # training sources
-    val_sources: list                 # validation sources, empty for a split by hash
-    val_fraction: float               # share of documents that the hash sends to validation
-    tokenizer: ChunkTokenizer|None    # None: train one
-    vocab_size: int                   # for that training
-    seed: int                         # of the split and the grammar
-    max_mb: float|None                # text read from each source at most, 10^6 bytes
-    tokenizer_mb: float               # text the tokenizer is trained on at most
-    shard_tokens: int                 # ids in a shard
 
-    def fingerprint(self)->str:
+    spec: str  # the resolved data spec
+    sources: list  # training sources
+    val_sources: list  # validation sources, empty for a split by hash
+    val_fraction: float  # share of documents that the hash sends to validation
+    tokenizer: ChunkTokenizer | None  # None: train one
+    vocab_size: int  # for that training
+    seed: int  # of the split and the grammar
+    max_mb: float | None  # text read from each source at most, 10^6 bytes
+    tokenizer_mb: float  # text the tokenizer is trained on at most
+    shard_tokens: int  # ids in a shard
+
+    def fingerprint(self) -> str:
         "A hash of all that decides the result."
-        tok = self.tokenizer.fingerprint if self.tokenizer else [self.vocab_size, self.tokenizer_mb, getattr(ChunkTokenizer, 'version', 1)]
-        key = [FORMAT, [s.signature() for s in self.sources], [s.signature() for s in self.val_sources],
-               self.val_fraction, tok, self.seed, self.max_mb, self.shard_tokens]
+        tok = (
+            self.tokenizer.fingerprint
+            if self.tokenizer
+            else [self.vocab_size, self.tokenizer_mb, getattr(ChunkTokenizer, 'version', 1)]
+        )
+        key = [
+            FORMAT,
+            [s.signature() for s in self.sources],
+            [s.signature() for s in self.val_sources],
+            self.val_fraction,
+            tok,
+            self.seed,
+            self.max_mb,
+            self.shard_tokens,
+        ]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 # %% ../nbs/02_data.ipynb #c062
-def own_validation(source)->Source|None:
+def own_validation(source) -> Source | None:
     "The validation part that a source brings along, or None."
     if source.kind == 'hub' and source.split == 'train' and source.name in HUB and HUB[source.name].val_split:
         return replace(source, split=HUB[source.name].val_split)
@@ -555,96 +785,160 @@ def own_validation(source)->Source|None:
         files = tuple(folder_files(Path(source.name), 'validation'))
         return replace(source, split='validation', files=tuple(map(check_file, files))) if files else None
 
-def make_plan(spec, tokenizer, vocab_size, val_spec, val_fraction, seed, max_mb, tokenizer_mb, shard_tokens)->Plan:
+
+def make_plan(spec, tokenizer, vocab_size, val_spec, val_fraction, seed, max_mb, tokenizer_mb, shard_tokens) -> Plan:
     "Check the arguments and settle where validation comes from."
-    if not 0 <= val_fraction < 1: raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
-    if max_mb is not None and max_mb <= 0: raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
+    if not 0 <= val_fraction < 1:
+        raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
+    if max_mb is not None and max_mb <= 0:
+        raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
     sources = open_sources(spec)
     val = open_sources(val_spec) if val_spec else [own_validation(s) for s in sources]
-    if not all(val) or (not val_spec and not val_fraction): val = []
-    return Plan(spec, sources, val, 0. if val else float(val_fraction), tokenizer, vocab_size, seed, max_mb, tokenizer_mb, shard_tokens)
+    if not all(val) or (not val_spec and not val_fraction):
+        val = []
+    return Plan(
+        spec,
+        sources,
+        val,
+        0.0 if val else float(val_fraction),
+        tokenizer,
+        vocab_size,
+        seed,
+        max_mb,
+        tokenizer_mb,
+        shard_tokens,
+    )
 
 # %% ../nbs/02_data.ipynb #c065
-def clean_text(text: str)->str:
+def clean_text(text: str) -> str:
     "The text itself, with unpaired surrogates replaced: they have no UTF-8 form."
-    try: text.encode()
-    except UnicodeEncodeError: return text.encode('utf-8', 'replace').decode()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode('utf-8', 'replace').decode()
     return text
+
 
 class Splitter:
     "Sends documents to training or validation, and counts what it drops."
-    def __init__(self,
-        plan: Plan,   # what to build
-        limit: int,   # hashes below it go to validation
+
+    def __init__(
+        self,
+        plan: Plan,  # what to build
+        limit: int,  # hashes below it go to validation
     ):
         self.plan, self.limit, self.held, self.least = plan, limit, set(), 2**64
         self.empty = self.leaks = 0
 
-    def docs(self,
-        source: Source,     # what to read
-        side: str='train',  # 'val': everything is for validation
+    def docs(
+        self,
+        source: Source,  # what to read
+        side: str = 'train',  # 'val': everything is for validation
     ):
         "Yield `(document, 'train' or 'val', cost)`."
-        budget = None if self.plan.max_mb is None else int(self.plan.max_mb*1e6*(.1 if side == 'val' else 1))
+        budget = None if self.plan.max_mb is None else int(self.plan.max_mb * 1e6 * (0.1 if side == 'val' else 1))
         used = pending = 0
         for text, cost in source.read(self.plan.max_mb is not None, self.plan.seed):
             pending += cost
-            if not text.strip(): self.empty += 1; continue
+            if not text.strip():
+                self.empty += 1
+                continue
             text = clean_text(text)
             used += len(text)
             h = doc_hash(text, self.plan.seed)
-            if side == 'val': self.held.add(h); where = 'val'
-            elif h in self.held: self.leaks += 1; continue
-            else: where = 'val' if h < self.limit else 'train'; self.least = min(self.least, h)
+            if side == 'val':
+                self.held.add(h)
+                where = 'val'
+            elif h in self.held:
+                self.leaks += 1
+                continue
+            else:
+                where = 'val' if h < self.limit else 'train'
+                self.least = min(self.least, h)
             yield text, where, pending
             pending = 0
-            if budget and used >= budget: return
+            if budget and used >= budget:
+                return
 
 # %% ../nbs/02_data.ipynb #c068
 def _train_tokenizer(plan, split, progress):
     "Train a tokenizer on the beginning of each source's training documents."
-    budget = plan.tokenizer_mb*1e6/len(plan.sources)          # characters a source
-    bar = tqdm(desc='training the tokenizer', unit='B', unit_scale=True, disable=not progress, mininterval=.3)
+    budget = plan.tokenizer_mb * 1e6 / len(plan.sources)  # characters a source
+    bar = tqdm(desc='training the tokenizer', unit='B', unit_scale=True, disable=not progress, mininterval=0.3)
+
     def texts():
         for val in plan.val_sources:
-            for _ in split.docs(val, 'val'): pass             # learn what to keep out
+            for _ in split.docs(val, 'val'):
+                pass  # learn what to keep out
         for source in plan.sources:
             used = 0
             for text, where, _ in split.docs(source):
-                if where == 'train': yield text; used += len(text); bar.update(len(text))
-                if used > budget: break
+                if where == 'train':
+                    yield text
+                    used += len(text)
+                    bar.update(len(text))
+                if used > budget:
+                    break
+
     with bar:
         docs = texts()
         first = next(docs, None)
-        if first is None: raise _nothing_left(plan.sources[0].name, split)
+        if first is None:
+            raise _nothing_left(plan.sources[0].name, split)
         return ChunkTokenizer.train(itertools.chain([first], docs), vocab_size=plan.vocab_size)
+
 
 def _nothing_left(name, split):
     "The error for a source without a training document, and why it has none."
-    if split.least < 2**64: return I3Error(f'data: all documents of {name!r} fall to validation, as there are too few; give --val_data, or part documents by blank lines')
-    return I3Error(f'data: {name!r} has no text left to train on ({split.empty} empty documents, {split.leaks} also in validation); give other data')
+    if split.least < 2**64:
+        return I3Error(
+            f'data: all documents of {name!r} fall to validation, as there are too few; give --val_data, or part documents by blank lines'
+        )
+    return I3Error(
+        f'data: {name!r} has no text left to train on ({split.empty} empty documents, {split.leaks} also in validation); give other data'
+    )
 
 # %% ../nbs/02_data.ipynb #c070
 def _encode_source(source, side, split, writers, tok, progress):
     "Encode one source's documents into the writers of their side."
-    bar = tqdm(total=source.total, desc=f'tokenizing {Path(source.name).name}', unit='B' if source.kind == 'files' else 'doc',
-               unit_scale=True, disable=not progress, mininterval=.3)
+    bar = tqdm(
+        total=source.total,
+        desc=f'tokenizing {Path(source.name).name}',
+        unit='B' if source.kind == 'files' else 'doc',
+        unit_scale=True,
+        disable=not progress,
+        mininterval=0.3,
+    )
     docs, done = split.docs(source, side), False
     with bar:
         while not done:
             batch, size, cost = {'train': [], 'val': []}, 0, 0
             for text, where, c in docs:
-                batch[where].append(text); size += len(text); cost += c
-                if size > BLOCK//2: break
-            else: done = True
+                batch[where].append(text)
+                size += len(text)
+                cost += c
+                if size > BLOCK // 2:
+                    break
+            else:
+                done = True
             for where, texts in batch.items():
-                if texts: writers[where].add(tok.encode_batch(texts))
+                if texts:
+                    writers[where].add(tok.encode_batch(texts))
             bar.update(round(cost))
+
 
 def _entry(source, writer, **more):
     "One source's line in `meta.json`."
-    return dict(name=source.name, kind=source.kind, split=source.split, weight=source.weight,
-                licence=HUB[source.name].licence if source.name in HUB else None, **writer.close(), **more)
+    return dict(
+        name=source.name,
+        kind=source.kind,
+        split=source.split,
+        weight=source.weight,
+        licence=HUB[source.name].licence if source.name in HUB else None,
+        **writer.close(),
+        **more,
+    )
+
 
 def _build(plan, folder, limit, progress):
     "Write all shards of a plan into `folder`; returns the meta data, and the `Splitter` with its counts."
@@ -655,15 +949,23 @@ def _build(plan, folder, limit, progress):
     new = lambda stem: ShardWriter(folder, stem, tok.eot_id, dtype, plan.shard_tokens)
     meta = dict(sources=[], val=[])
     for i, source in enumerate(plan.val_sources):
-        writer = new(f'val{i}'); _encode_source(source, 'val', split, {'val': writer}, tok, progress)
+        writer = new(f'val{i}')
+        _encode_source(source, 'val', split, {'val': writer}, tok, progress)
         meta['val'].append(_entry(source, writer))
     for i, source in enumerate(plan.sources):
         writers, leaks = {'train': new(f'train{i}'), 'val': new(f'split{i}')}, split.leaks
         _encode_source(source, 'train', split, writers, tok, progress)
         meta['sources'].append(_entry(source, writers['train'], dropped=split.leaks - leaks))
-        if not plan.val_sources: meta['val'].append(_entry(replace(source, split='hash'), writers['val']))
-    tok.save(folder/'tokenizer')
-    return meta | dict(dtype=dtype, vocab_size=tok.vocab_size, tokenizer_fingerprint=tok.fingerprint, empty_docs=split.empty, dropped=split.leaks), split
+        if not plan.val_sources:
+            meta['val'].append(_entry(replace(source, split='hash'), writers['val']))
+    tok.save(folder / 'tokenizer')
+    return meta | dict(
+        dtype=dtype,
+        vocab_size=tok.vocab_size,
+        tokenizer_fingerprint=tok.fingerprint,
+        empty_docs=split.empty,
+        dropped=split.leaks,
+    ), split
 
 # %% ../nbs/02_data.ipynb #c072
 @contextmanager
@@ -671,270 +973,371 @@ def _fresh_folder(final):
     "A temporary folder beside `final`, renamed to it at the end; removed if anything goes wrong."
     final.parent.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    for old in final.parent.glob(f'.build-{host}-*'):          # what killed builds left
+    for old in final.parent.glob(f'.build-{host}-*'):  # what killed builds left
         pid = old.name.split('-')[-2]
-        if not (pid.isdigit() and _alive(int(pid))): shutil.rmtree(old, ignore_errors=True)
-    work = final.parent/f'.build-{host}-{os.getpid()}-{threading.get_ident()}'
+        if not (pid.isdigit() and _alive(int(pid))):
+            shutil.rmtree(old, ignore_errors=True)
+    work = final.parent / f'.build-{host}-{os.getpid()}-{threading.get_ident()}'
     work.mkdir()
     try:
         yield work
-        if final.exists() and not _valid(final): shutil.rmtree(final)
-        try: os.rename(work, final)
+        if final.exists() and not _valid(final):
+            shutil.rmtree(final)
+        try:
+            os.rename(work, final)
         except OSError:
-            if not _valid(final): raise                       # somebody else was quicker with the same data
-    finally: shutil.rmtree(work, ignore_errors=True)
+            if not _valid(final):
+                raise  # somebody else was quicker with the same data
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
 
 def _alive(pid):
     "Whether a process of this machine still runs."
     import psutil
+
     return psutil.pid_exists(pid)
+
 
 def _valid(folder):
     "Whether a folder holds complete prepared data."
-    try: Prepared.load(folder); return True
-    except (I3Error, OSError, ValueError, KeyError): return False
+    try:
+        Prepared.load(folder)
+        return True
+    except (I3Error, OSError, ValueError, KeyError):
+        return False
+
 
 def _check_meta(meta, plan, split):
     "Raise `I3Error` where a build has nothing to train on or nothing to validate on."
     for i, s in enumerate(meta['sources']):
         alone = not any(o['docs'] for o in meta['sources'])
-        if not s['docs'] and (alone or plan.val_sources or not meta['val'][i]['docs']): raise _nothing_left(s['name'], split)
+        if not s['docs'] and (alone or plan.val_sources or not meta['val'][i]['docs']):
+            raise _nothing_left(s['name'], split)
     for s in meta['val']:
-        if plan.val_sources and not s['docs']: raise I3Error(f"data: the validation data {s['name']!r} have no text; give other --val_data")
+        if plan.val_sources and not s['docs']:
+            raise I3Error(f'data: the validation data {s["name"]!r} have no text; give other --val_data')
 
 # %% ../nbs/02_data.ipynb #c074
 def prepare(
-    spec: str,                       # data spec, see the table above
-    tokenizer: ChunkTokenizer=None,  # None: one is trained on the training documents
-    out_dir=None,                    # the cache; each preparation is a folder in it. `cache_dir()` where None
-    vocab_size: int=35_560,          # of the tokenizer to train
-    val_spec: str=None,              # validation data; else the source's own validation, else a split by hash
-    val_fraction: float=.01,         # share of documents for that split; 0: no validation
-    seed: int=0,                     # of the split and of the grammar
-    progress: bool=True,             # a progress bar for each source, on stderr
-    max_mb: float=None,              # read at most so many 10^6 characters of each source (validation: a tenth)
-    tokenizer_mb: float=50,          # train the tokenizer on at most so many
-    shard_tokens: int=1<<26,         # ids in a shard
-)->Prepared:                         # open shards, ready for `Batches`
+    spec: str,  # data spec, see the table above
+    tokenizer: ChunkTokenizer = None,  # None: one is trained on the training documents
+    out_dir=None,  # the cache; each preparation is a folder in it. `cache_dir()` where None
+    vocab_size: int = 35_560,  # of the tokenizer to train
+    val_spec: str = None,  # validation data; else the source's own validation, else a split by hash
+    val_fraction: float = 0.01,  # share of documents for that split; 0: no validation
+    seed: int = 0,  # of the split and of the grammar
+    progress: bool = True,  # a progress bar for each source, on stderr
+    max_mb: float = None,  # read at most so many 10^6 characters of each source (validation: a tenth)
+    tokenizer_mb: float = 50,  # train the tokenizer on at most so many
+    shard_tokens: int = 1 << 26,  # ids in a shard
+) -> Prepared:  # open shards, ready for `Batches`
     "Turn text into memory-mapped token shards, or find those that an earlier call made from the same data and settings."
     spec, note = resolve_spec(spec)
-    if note: print(note, file=sys.stderr)
+    if note:
+        print(note, file=sys.stderr)
     plan = make_plan(spec, tokenizer, vocab_size, val_spec, val_fraction, seed, max_mb, tokenizer_mb, shard_tokens)
     fp = plan.fingerprint()
-    final = Path(out_dir or cache_dir())/f'data-{fp[:16]}'
-    if _valid(final): return Prepared.load(final)
+    final = Path(out_dir or cache_dir()) / f'data-{fp[:16]}'
+    if _valid(final):
+        return Prepared.load(final)
     synthetic = any(s.kind == 'synthetic' for s in plan.sources + plan.val_sources)
     with _fresh_folder(final) as work:
-        meta, split = _build(plan, work, int(plan.val_fraction*2**64), progress)
-        if plan.val_fraction and not any(s['docs'] for s in meta['val']): meta, split = _build(plan, work, split.least + 1, progress)
+        meta, split = _build(plan, work, int(plan.val_fraction * 2**64), progress)
+        if plan.val_fraction and not any(s['docs'] for s in meta['val']):
+            meta, split = _build(plan, work, split.least + 1, progress)
         _check_meta(meta, plan, split)
-        meta = dict(format=FORMAT, fingerprint=fp, spec=spec, val_spec=val_spec, synthetic=synthetic, val_fraction=plan.val_fraction, seed=seed, max_mb=max_mb) | meta
-        write_atomic(work/'meta.json', json.dumps(meta, indent=1) + '\n')
+        meta = (
+            dict(
+                format=FORMAT,
+                fingerprint=fp,
+                spec=spec,
+                val_spec=val_spec,
+                synthetic=synthetic,
+                val_fraction=plan.val_fraction,
+                seed=seed,
+                max_mb=max_mb,
+            )
+            | meta
+        )
+        write_atomic(work / 'meta.json', json.dumps(meta, indent=1) + '\n')
     return Prepared.load(final, reused=False)
 
 # %% ../nbs/02_data.ipynb #c091
 M64 = (1 << 64) - 1
 
-def mix(*numbers: int)->int:
+
+def mix(*numbers: int) -> int:
     "Stir integers into one of 64 random-looking bits (splitmix64)."
     z = 0x9E3779B97F4A7C15
     for k in numbers:
         z = (z ^ (k & M64)) + 0x9E3779B97F4A7C15 & M64
-        z = (z ^ z >> 30)*0xBF58476D1CE4E5B9 & M64
-        z = (z ^ z >> 27)*0x94D049BB133111EB & M64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & M64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & M64
         z ^= z >> 31
     return z
 
+
 def shuffled(
-    i: int,    # position, 0 … n-1
-    n: int,    # how many
+    i: int,  # position, 0 … n-1
+    n: int,  # how many
     key: int,  # which permutation
-)->int:        # the number at that position, 0 … n-1; each occurs once
+) -> int:  # the number at that position, 0 … n-1; each occurs once
     "Element `i` of a pseudo-random permutation of `range(n)`, in constant time and memory."
-    half = (max(2, (n - 1).bit_length()) + 1)//2
+    half = (max(2, (n - 1).bit_length()) + 1) // 2
     mask = (1 << half) - 1
     while True:
         l, r = i >> half, i & mask
-        for step in range(4): l, r = r, l ^ (mix(r, key, step) & mask)
+        for step in range(4):
+            l, r = r, l ^ (mix(r, key, step) & mask)
         i = l << half | r
-        if i < n: return i
+        if i < n:
+            return i
 
 # %% ../nbs/02_data.ipynb #c094
-PERIOD = 4096   # windows in a mixing period
+PERIOD = 4096  # windows in a mixing period
+
 
 def mixing_pattern(
     weights: list,  # positive, one a source
-    seed: int=0,    # of the order
-)->np.ndarray:      # (PERIOD,) source numbers; (1,) for a single source
+    seed: int = 0,  # of the order
+) -> np.ndarray:  # (PERIOD,) source numbers; (1,) for a single source
     "Which source each window of a mixing period comes from; counts follow the weights, at least one each."
-    if len(weights) == 1: return np.zeros(1, np.int64)
-    share = np.array(weights, np.float64)*PERIOD/sum(weights)
+    if len(weights) == 1:
+        return np.zeros(1, np.int64)
+    share = np.array(weights, np.float64) * PERIOD / sum(weights)
     count = np.maximum(1, np.floor(share)).astype(int)
-    for s in np.argsort(np.floor(share) - share, kind='stable'): count[s] += count.sum() < PERIOD     # largest remainders first
-    while count.sum() > PERIOD: count[count.argmax()] -= 1
+    for s in np.argsort(np.floor(share) - share, kind='stable'):
+        count[s] += count.sum() < PERIOD  # largest remainders first
+    while count.sum() > PERIOD:
+        count[count.argmax()] -= 1
     flat = np.repeat(np.arange(len(weights)), count)
     return flat[[shuffled(i, len(flat), mix(seed, 1)) for i in range(len(flat))]]
 
 # %% ../nbs/02_data.ipynb #c097
 class Batches:
     "Endless training batches `(x, y)`, int64 (b, t), whose order is a pure function of the seed and the step."
-    def __init__(self,
-        data,               # `Prepared`, or a list of `TokenStream`
-        batch_size: int,    # b, rows over all ranks
-        seq_len: int,       # t
-        seed: int=0,        # of the order
-        weights=None,       # one a source; None: those of the data spec, else by size
-        rank: int=0,        # this process …
-        world_size: int=1,  # … of so many: it gets rows rank·b/world … of each batch
+
+    def __init__(
+        self,
+        data,  # `Prepared`, or a list of `TokenStream`
+        batch_size: int,  # b, rows over all ranks
+        seq_len: int,  # t
+        seed: int = 0,  # of the order
+        weights=None,  # one a source; None: those of the data spec, else by size
+        rank: int = 0,  # this process …
+        world_size: int = 1,  # … of so many: it gets rows rank·b/world … of each batch
     ):
         self.streams = data.train if isinstance(data, Prepared) else list(data)
         weights = weights or (data.weights if isinstance(data, Prepared) else None) or [len(s) for s in self.streams]
         self.b, self.t, self.seed, self.rank, self.world, self.next = batch_size, seq_len, seed, rank, world_size, 0
         self._check(weights)
-        self.per_epoch = [len(s)//seq_len for s in self.streams]            # windows
+        self.per_epoch = [len(s) // seq_len for s in self.streams]  # windows
         self.pattern = mixing_pattern(weights, seed)
-        hits = self.pattern[:, None] == np.arange(len(self.streams))        # (period, sources)
-        self.before = np.concatenate([hits[:1]*0, hits.cumsum(0)])          # windows of each source before a place
+        hits = self.pattern[:, None] == np.arange(len(self.streams))  # (period, sources)
+        self.before = np.concatenate([hits[:1] * 0, hits.cumsum(0)])  # windows of each source before a place
 
     def _check(self, weights):
-        if not self.streams: raise I3Error('data: there are no training documents; give other --data')
-        if self.b < 1 or self.b % self.world: raise I3Error(f'data: batch_size={self.b} does not divide by {self.world} processes; use a multiple of {self.world}')
-        if not 0 <= self.rank < self.world: raise I3Error(f'data: rank={self.rank} is not below world_size={self.world}')
-        if self.t < 1: raise I3Error(f'data: seq_len={self.t} must be at least 1')
+        if not self.streams:
+            raise I3Error('data: there are no training documents; give other --data')
+        if self.b < 1 or self.b % self.world:
+            raise I3Error(
+                f'data: batch_size={self.b} does not divide by {self.world} processes; use a multiple of {self.world}'
+            )
+        if not 0 <= self.rank < self.world:
+            raise I3Error(f'data: rank={self.rank} is not below world_size={self.world}')
+        if self.t < 1:
+            raise I3Error(f'data: seq_len={self.t} must be at least 1')
         for s in self.streams:
-            if len(s) < self.t + 1: raise I3Error(f'data: {s.name!r} has {len(s)} tokens, less than one sequence of {self.t} + 1; give more text or a smaller --seq_len')
-        if len(weights) != len(self.streams) or min(weights) <= 0: raise I3Error(f'data: weights={list(weights)} must be {len(self.streams)} positive numbers, one a source')
+            if len(s) < self.t + 1:
+                raise I3Error(
+                    f'data: {s.name!r} has {len(s)} tokens, less than one sequence of {self.t} + 1; give more text or a smaller --seq_len'
+                )
+        if len(weights) != len(self.streams) or min(weights) <= 0:
+            raise I3Error(f'data: weights={list(weights)} must be {len(self.streams)} positive numbers, one a source')
 
-    def place(self, g: int)->tuple:
+    def place(self, g: int) -> tuple:
         "Where window number `g` lies: (source, epoch, first id)."
         period, slot = divmod(g, len(self.pattern))
         s = int(self.pattern[slot])
-        epoch, i = divmod(period*int(self.before[-1, s]) + int(self.before[slot, s]), self.per_epoch[s])
+        epoch, i = divmod(period * int(self.before[-1, s]) + int(self.before[slot, s]), self.per_epoch[s])
         key = mix(self.seed, 2, s, epoch)
-        return s, epoch, key % len(self.streams[s]) + shuffled(i, self.per_epoch[s], key)*self.t
+        return s, epoch, key % len(self.streams[s]) + shuffled(i, self.per_epoch[s], key) * self.t
 
 # %% ../nbs/02_data.ipynb #c100
 @patch
-def at(self: Batches, step: int)->tuple:
+def at(self: Batches, step: int) -> tuple:
     "Batch number `step` (this rank's rows): x, y, each (b/world, t)."
-    rows = self.b//self.world
-    first = step*self.b + self.rank*rows
-    ids = np.stack([self.streams[s].read(start, self.t + 1) for s, _, start in map(self.place, range(first, first + rows))])
-    ids = torch.from_numpy(ids)                                          # (b, t+1)
-    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()             # (b, t) each
+    rows = self.b // self.world
+    first = step * self.b + self.rank * rows
+    ids = np.stack(
+        [self.streams[s].read(start, self.t + 1) for s, _, start in map(self.place, range(first, first + rows))]
+    )
+    ids = torch.from_numpy(ids)  # (b, t+1)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()  # (b, t) each
+
 
 @patch
-def __iter__(self: Batches): return self
+def __iter__(self: Batches):
+    return self
+
 
 @patch
 def __next__(self: Batches):
-    out = self.at(self.next); self.next += 1
+    out = self.at(self.next)
+    self.next += 1
     return out
 
+
 @patch(as_prop=True)
-def epoch(self: Batches)->float:
+def epoch(self: Batches) -> float:
     "How often the data were read: tokens served / tokens there."
-    return self.next*self.b*self.t/sum(map(len, self.streams))
+    return self.next * self.b * self.t / sum(map(len, self.streams))
 
 # %% ../nbs/02_data.ipynb #c106
 @patch
-def identity(self: Batches)->dict:
+def identity(self: Batches) -> dict:
     "What must be the same for a resumed run to see the same batches; sources by length and a sample of their ids."
-    taste = [mix(*s.read(0, 64).tolist(), *s.read(len(s)//2, 64).tolist()) for s in self.streams]
-    return dict(batch_size=self.b, seq_len=self.t, seed=self.seed, tokens=[len(s) for s in self.streams], order=f'{mix(*self.pattern.tolist(), *taste):016x}')
+    taste = [mix(*s.read(0, 64).tolist(), *s.read(len(s) // 2, 64).tolist()) for s in self.streams]
+    return dict(
+        batch_size=self.b,
+        seq_len=self.t,
+        seed=self.seed,
+        tokens=[len(s) for s in self.streams],
+        order=f'{mix(*self.pattern.tolist(), *taste):016x}',
+    )
+
 
 @patch
-def state_dict(self: Batches)->dict:
+def state_dict(self: Batches) -> dict:
     "The position, as plain JSON: the next step, and what it counts on."
     return dict(step=self.next, **self.identity())
+
 
 @patch
 def load_state_dict(self: Batches, state: dict):
     "Continue at the saved position. Raises `I3Error` where data or settings are others."
     for k, v in self.identity().items():
-        if state.get(k) != v: raise I3Error(f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={v}; use the same data and settings, or another --out')
+        if state.get(k) != v:
+            raise I3Error(
+                f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={v}; use the same data and settings, or another --out'
+            )
     self.next = state['step']
 
 # %% ../nbs/02_data.ipynb #c109
 class EvalBatch(NamedTuple):
     "A batch of whole documents, or the next windows of the batch before."
-    x: torch.Tensor     # (b, t) int64 inputs
-    y: torch.Tensor     # (b, t) int64 targets, -100 where there is none
-    first: bool         # True: new documents; False: rows go on, carry the state
+
+    x: torch.Tensor  # (b, t) int64 inputs
+    y: torch.Tensor  # (b, t) int64 targets, -100 where there is none
+    first: bool  # True: new documents; False: rows go on, carry the state
+
 
 def eval_batches(
-    docs,                    # `TokenStream`, a list of them, or a list of id sequences (without eot)
-    eot_id: int=0,           # put before each document
-    batch_tokens: int=8192,  # b·t at most, unless a single row is longer
-    max_len: int=1024,       # longest t; longer documents go on in the next batch
-    max_docs: int=None,      # evaluate so many documents, evenly spread; None: all
-    part: tuple=(0, 1),      # (i, n): of these documents the i-th of n shares, for n processes
+    docs,  # `TokenStream`, a list of them, or a list of id sequences (without eot)
+    eot_id: int = 0,  # put before each document
+    batch_tokens: int = 8192,  # b·t at most, unless a single row is longer
+    max_len: int = 1024,  # longest t; longer documents go on in the next batch
+    max_docs: int = None,  # evaluate so many documents, evenly spread; None: all
+    part: tuple = (0, 1),  # (i, n): of these documents the i-th of n shares, for n processes
 ):
     "Yield `EvalBatch`es in which each token of each document is a target once."
     get, sizes = _doc_access(docs)
     ids = [i for i, n in enumerate(sizes) if n]
-    if max_docs and len(ids) > max_docs: ids = [ids[i] for i in np.linspace(0, len(ids) - 1, max_docs).round().astype(int)]
+    if max_docs and len(ids) > max_docs:
+        ids = [ids[i] for i in np.linspace(0, len(ids) - 1, max_docs).round().astype(int)]
     ids.sort(key=lambda i: (-sizes[i], i))
-    ids = ids[part[0]::part[1]]
+    ids = ids[part[0] :: part[1]]
     while ids:
-        windows = -(-sizes[ids[0]]//max_len)
-        rows = max(1, batch_tokens//min(sizes[ids[0]], max_len))
-        rows = len(list(itertools.takewhile(lambda i: -(-sizes[i]//max_len) == windows, ids[:rows])))    # all end in the same window
+        windows = -(-sizes[ids[0]] // max_len)
+        rows = max(1, batch_tokens // min(sizes[ids[0]], max_len))
+        rows = len(
+            list(itertools.takewhile(lambda i: -(-sizes[i] // max_len) == windows, ids[:rows]))
+        )  # all end in the same window
         group, ids = ids[:rows], ids[rows:]
-        x, y = _pad_group([get(i) for i in group], eot_id)                   # (b, longest)
-        for a in range(0, x.shape[1], max_len): yield EvalBatch(x[:, a:a + max_len], y[:, a:a + max_len], a == 0)
+        x, y = _pad_group([get(i) for i in group], eot_id)  # (b, longest)
+        for a in range(0, x.shape[1], max_len):
+            yield EvalBatch(x[:, a : a + max_len], y[:, a : a + max_len], a == 0)
+
 
 def _doc_access(docs):
     "A function from number to ids, and all lengths, for whatever `eval_batches` takes."
-    if isinstance(docs, TokenStream): docs = [docs]
+    if isinstance(docs, TokenStream):
+        docs = [docs]
     docs = list(docs)
-    if not docs or not isinstance(docs[0], TokenStream): return docs.__getitem__, [len(d) for d in docs]
+    if not docs or not isinstance(docs[0], TokenStream):
+        return docs.__getitem__, [len(d) for d in docs]
     where = [(s, i) for s in docs for i in range(s.n_docs)]
     return (lambda k: where[k][0].doc(where[k][1])), [n for s in docs for n in (np.diff(s.starts) - 1).tolist()]
+
 
 def _pad_group(docs, eot_id):
     "Inputs and targets of some documents, padded to the longest."
     t = max(map(len, docs))
-    x, y = torch.full((len(docs), t), eot_id), torch.full((len(docs), t), -100)   # (b, t)
+    x, y = torch.full((len(docs), t), eot_id), torch.full((len(docs), t), -100)  # (b, t)
     for r, d in enumerate(docs):
-        y[r, :len(d)] = torch.as_tensor(np.asarray(d, np.int64))
-        x[r, 1:len(d)] = y[r, :len(d) - 1]
+        y[r, : len(d)] = torch.as_tensor(np.asarray(d, np.int64))
+        x[r, 1 : len(d)] = y[r, : len(d) - 1]
     return x, y
+
 
 def target_bytes(
     y: torch.Tensor,  # targets, -100 where there is none
-    byte_lengths,     # (v,) bytes that each token stands for: `ChunkTokenizer.byte_lengths`
-)->int:               # bytes of text that were to be predicted
+    byte_lengths,  # (v,) bytes that each token stands for: `ChunkTokenizer.byte_lengths`
+) -> int:  # bytes of text that were to be predicted
     "How many bytes of lower-cased text the targets stand for."
     return int(np.asarray(byte_lengths)[y[y >= 0].numpy()].sum())
 
 # %% ../nbs/02_data.ipynb #c121
-def summary(p: Prepared)->dict:
+def summary(p: Prepared) -> dict:
     "What was prepared, as plain JSON: the folder, and documents, tokens, bytes per token and licence of each part."
     parts = []
     for side, streams, entries in (('train', p.train, p.meta['sources']), ('val', p.val, p.meta['val'])):
         for ts, e in zip(streams, (e for e in entries if e['tokens'])):
             counts = sum(np.bincount(np.asarray(s), minlength=len(p.tokenizer.byte_lengths)) for s in ts.shards)
-            nbytes = int((counts*np.asarray(p.tokenizer.byte_lengths)).sum())
-            parts.append(dict(side=side, name=e['name'], split=e['split'], docs=e['docs'], tokens=e['tokens'], bytes=nbytes,
-                              bytes_per_token=round(nbytes/max(1, e['tokens'] - e['docs']), 3), licence=e['licence']))
-    return dict(path=str(p.path), reused=p.reused, synthetic=p.synthetic, vocab_size=p.meta['vocab_size'], dtype=p.meta['dtype'],
-                empty_docs=p.meta['empty_docs'], dropped_from_train=p.meta['dropped'], parts=parts)
+            nbytes = int((counts * np.asarray(p.tokenizer.byte_lengths)).sum())
+            parts.append(
+                dict(
+                    side=side,
+                    name=e['name'],
+                    split=e['split'],
+                    docs=e['docs'],
+                    tokens=e['tokens'],
+                    bytes=nbytes,
+                    bytes_per_token=round(nbytes / max(1, e['tokens'] - e['docs']), 3),
+                    licence=e['licence'],
+                )
+            )
+    return dict(
+        path=str(p.path),
+        reused=p.reused,
+        synthetic=p.synthetic,
+        vocab_size=p.meta['vocab_size'],
+        dtype=p.meta['dtype'],
+        empty_docs=p.meta['empty_docs'],
+        dropped_from_train=p.meta['dropped'],
+        parts=parts,
+    )
+
 
 @call_parse
 @user_errors
 def i3nb_tokenize(
-    data: str='auto',              # hub id, .txt/.jsonl/.parquet file, folder, several with commas, each with =weight; auto; synthetic
-    val_data: str=None,            # validation data; default: the source's own, else a split by hash
-    vocab_size: int=35_560,        # of the tokenizer to train
-    tokenizer: str=None,           # folder of a trained tokenizer, instead of training one
-    out: str=None,                 # cache folder; default I3NB_CACHE, else ~/.cache/i3nb
-    val_fraction: float=.01,       # share of documents split off for validation
-    seed: int=0,                   # of the split
-    max_mb: float=None,            # read at most so many million characters of each source
+    data: str = 'auto',  # hub id, .txt/.jsonl/.parquet file, folder, several with commas, each with =weight; auto; synthetic
+    val_data: str = None,  # validation data; default: the source's own, else a split by hash
+    vocab_size: int = 35_560,  # of the tokenizer to train
+    tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
+    out: str = None,  # cache folder; default I3NB_CACHE, else ~/.cache/i3nb
+    val_fraction: float = 0.01,  # share of documents split off for validation
+    seed: int = 0,  # of the split
+    max_mb: float = None,  # read at most so many million characters of each source
 ):
     "Turn text into token shards; prints one JSON object."
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
     info = summary(prepare(data, tok, out, vocab_size, val_data, val_fraction, seed, max_mb=max_mb))
-    for p in info['parts']: print(f"{p['side']:5} {p['docs']:>9,} docs {p['tokens']:>13,} tokens {p['bytes_per_token']:.2f} bytes/token  {p['name']} ({p['split']}) {p['licence'] or ''}", file=sys.stderr)
+    for p in info['parts']:
+        print(
+            f'{p["side"]:5} {p["docs"]:>9,} docs {p["tokens"]:>13,} tokens {p["bytes_per_token"]:.2f} bytes/token  {p["name"]} ({p["split"]}) {p["licence"] or ""}',
+            file=sys.stderr,
+        )
     print(json.dumps(info, indent=1))

@@ -7,7 +7,16 @@ __all__ = ['Part', 'WrongNumbers', 'compare', 'milliseconds', 'library_path', 't
            'results_file', 'read_results', 'write_results', 'Job', 'ready', 'choose', 'named', 'form_for']
 
 # %% ../nbs/00e_forms.ipynb #x003
-import contextlib, functools, hashlib, importlib, json, os, subprocess, sys, time, warnings
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,53 +28,66 @@ from .core import write_atomic
 @dataclass(frozen=True)
 class Part:
     "A part of a step that several forms can compute."
-    name: str    # as in 'scan'
-    trial: str   # 'module:function', see above
+
+    name: str  # as in 'scan'
+    trial: str  # 'module:function', see above
+
 
 class WrongNumbers(Exception):
     "A form that runs, but does not compute what it should."
 
+
 def compare(
-    got,              # tensors of the form on trial
-    want,             # the same from a form that is right
-    tolerance: float, # largest allowed |got-want| as a share of |want|, both as Euclidean norms
+    got,  # tensors of the form on trial
+    want,  # the same from a form that is right
+    tolerance: float,  # largest allowed |got-want| as a share of |want|, both as Euclidean norms
 ):
     "Raise `WrongNumbers` unless all tensors agree."
     for i, (g, w) in enumerate(zip(got, want, strict=True)):
-        off = ((g.double() - w.double()).norm()/w.double().norm().clamp_min(1e-30)).item()
-        if off <= tolerance: continue                                      # not so for nan
+        off = ((g.double() - w.double()).norm() / w.double().norm().clamp_min(1e-30)).item()
+        if off <= tolerance:
+            continue  # not so for nan
         raise WrongNumbers(f'result {i} is off by {off:.1e} of its length, allowed are {tolerance:.0e}')
 
 # %% ../nbs/00e_forms.ipynb #x009
 @contextlib.contextmanager
-def _turn(wait: float=60.):
+def _turn(wait: float = 60.0):
     "Hold the lock file that the parent named, if it named one; after `wait` seconds go on without."
-    try: import fcntl
-    except ImportError: fcntl = None                                       # Windows has no such lock
-    if fcntl is None or not os.environ.get('I3NB_TURN'): yield; return
+    try:
+        import fcntl
+    except ImportError:
+        fcntl = None  # Windows has no such lock
+    if fcntl is None or not os.environ.get('I3NB_TURN'):
+        yield
+        return
     with open(os.environ['I3NB_TURN'], 'w') as f:
         end = time.monotonic() + wait
         while time.monotonic() < end:
-            try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError: time.sleep(.02); continue
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.02)
+                continue
             break
         yield
 
-def _device_ms(f, device, wall: float)->float:
+
+def _device_ms(f, device, wall: float) -> float:
     "Milliseconds of the card's own work in a call of `f`, which takes `wall` seconds by the clock on the wall."
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(int(2e9*min(2*wall, .5)))            # cycles: the card waits until all of `f` is queued
+    torch.cuda._sleep(int(2e9 * min(2 * wall, 0.5)))  # cycles: the card waits until all of `f` is queued
     start.record()
     f()
     end.record()
     end.synchronize()
     return start.elapsed_time(end)
 
+
 def milliseconds(
-    f,                 # what to time
-    device,            # where it computes
-    repeats: int=5,
-)->float:              # the best of `repeats` calls, after one to warm up
+    f,  # what to time
+    device,  # where it computes
+    repeats: int = 5,
+) -> float:  # the best of `repeats` calls, after one to warm up
     "Time a function while no other trial measures; on a card only the card's own work counts."
     device = torch.device(device)
     wait = (lambda: torch.cuda.synchronize(device)) if device.type == 'cuda' else (lambda: None)
@@ -79,11 +101,13 @@ def milliseconds(
             wait()
             best = min(best, time.perf_counter() - start)
         if device.type == 'cuda' and hasattr(torch.cuda, '_sleep'):
-            with torch.cuda.device(device): card = min(_device_ms(f, device, best) for _ in range(repeats))
-    return min(card, best*1e3)
+            with torch.cuda.device(device):
+                card = min(_device_ms(f, device, best) for _ in range(repeats))
+    return min(card, best * 1e3)
 
 # %% ../nbs/00e_forms.ipynb #x012
 _RESULT = 'i3nb-trial: '
+
 
 def _child():
     "What a child process does."
@@ -92,85 +116,109 @@ def _child():
     try:
         trial = getattr(importlib.import_module(module), name)
         result = dict(ms=trial(job['form'], torch.device(job['device']), **job['case']))
-    except Exception as e: result = dict(why=' '.join(f'{type(e).__name__}: {e}'.split())[:300])
+    except Exception as e:
+        result = dict(why=' '.join(f'{type(e).__name__}: {e}'.split())[:300])
     print('\n' + _RESULT + json.dumps(result), flush=True)
 
-def _ended(status: int, said: str)->str:
+
+def _ended(status: int, said: str) -> str:
     "Why a child left no result."
     last = (said.strip().splitlines() or ['it said nothing'])[-1][:200]
-    if status < 0: return f'its process was ended by signal {-status}'
+    if status < 0:
+        return f'its process was ended by signal {-status}'
     return f'its process ended with status {status}: {last}'
 
-def library_path(env: dict)->str:
+
+def library_path(env: dict) -> str:
     "`PYTHONPATH` of a child process, with this library on it."
     return os.pathsep.join(filter(None, [str(Path(i3nb.__file__).resolve().parent.parent), env.get('PYTHONPATH')]))
 
+
 def try_form(
     part: Part,
-    form: str,             # the form on trial
-    device,                # a device, as the child will call it
-    case: dict,            # see `Part`
-    timeout: float=120.,   # seconds; compiling a kernel takes some of them
-    env: dict=None,        # the child's environment; default: this process's
-)->dict:                   # `ms`, or `why` the form does not serve
+    form: str,  # the form on trial
+    device,  # a device, as the child will call it
+    case: dict,  # see `Part`
+    timeout: float = 120.0,  # seconds; compiling a kernel takes some of them
+    env: dict = None,  # the child's environment; default: this process's
+) -> dict:  # `ms`, or `why` the form does not serve
     "Try one form in a child process."
     env = dict(os.environ if env is None else env)
     env['PYTHONPATH'] = library_path(env)
     command = [sys.executable, '-W', 'ignore', '-c', 'from i3nb.forms import _child; _child()']
     job = json.dumps(dict(trial=part.trial, form=form, device=str(device), case=case))
     try:
-        done = subprocess.run(command, input=job, env=env, text=True, errors='replace', capture_output=True,
-            timeout=timeout)
-    except subprocess.TimeoutExpired: return dict(why=f'it did not end within {timeout:.0f} seconds')
-    except OSError as e: return dict(why=f'its process could not be started: {e}')
+        done = subprocess.run(
+            command, input=job, env=env, text=True, errors='replace', capture_output=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return dict(why=f'it did not end within {timeout:.0f} seconds')
+    except OSError as e:
+        return dict(why=f'its process could not be started: {e}')
     results = [line.removeprefix(_RESULT) for line in done.stdout.splitlines() if line.startswith(_RESULT)]
-    if not results: return dict(why=_ended(done.returncode, done.stderr))
+    if not results:
+        return dict(why=_ended(done.returncode, done.stderr))
     result = json.loads(results[-1])
-    if done.returncode and 'ms' in result: return dict(why='it was right, but ' + _ended(done.returncode, done.stderr))
+    if done.returncode and 'ms' in result:
+        return dict(why='it was right, but ' + _ended(done.returncode, done.stderr))
     return result
 
 # %% ../nbs/00e_forms.ipynb #x016
-def _driver()->str:
+def _driver() -> str:
     "The release of the graphics driver, or 'unknown'."
     try:
         import pynvml
+
         pynvml.nvmlInit()
         text = pynvml.nvmlSystemGetDriverVersion()
         return text.decode() if isinstance(text, bytes) else text
-    except Exception: return 'unknown'                     # no NVML, or one that fails: the digest just lacks it
+    except Exception:
+        return 'unknown'  # no NVML, or one that fails: the digest just lacks it
+
 
 @functools.lru_cache
-def source_digest()->str:
+def source_digest() -> str:
     "A digest of this library's source."
     files = sorted(Path(i3nb.__file__).parent.glob('*.py'))
     return hashlib.sha256(b''.join(p.read_bytes() for p in files)).hexdigest()[:12]
 
+
 @functools.lru_cache
-def _software()->dict:
+def _software() -> dict:
     "What else the outcome depends on: releases, and our source."
-    try: from triton import __version__ as triton
-    except Exception: triton = None
+    try:
+        from triton import __version__ as triton
+    except Exception:
+        triton = None
     return dict(torch=torch.__version__, triton=triton, driver=_driver(), source=source_digest())
 
-def card_key(device)->dict:
+
+def card_key(device) -> dict:
     "What a card's results hold for."
     device = torch.device(device)
-    if device.type != 'cuda': return dict(card=str(device), **_software())
+    if device.type != 'cuda':
+        return dict(card=str(device), **_software())
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     return dict(card=name, capability=list(capability), **_software())
 
-def results_file(device)->Path:
-    "Where a card's results are kept."
-    if os.environ.get('I3NB_FORMS'): return Path(os.environ['I3NB_FORMS'])
-    root = Path(os.environ.get('I3NB_CACHE') or Path.home()/'.cache'/'i3nb')
-    return root/'forms'/f'{hashlib.sha256(json.dumps(card_key(device)).encode()).hexdigest()[:16]}.json'
 
-def read_results(device)->dict:
+def results_file(device) -> Path:
+    "Where a card's results are kept."
+    if os.environ.get('I3NB_FORMS'):
+        return Path(os.environ['I3NB_FORMS'])
+    root = Path(os.environ.get('I3NB_CACHE') or Path.home() / '.cache' / 'i3nb')
+    return root / 'forms' / f'{hashlib.sha256(json.dumps(card_key(device)).encode()).hexdigest()[:16]}.json'
+
+
+def read_results(device) -> dict:
     "The results of `device`, as `{part: {form: {'ms': …} or {'why': …}}}`; empty where there are none."
-    try: kept = json.loads(results_file(device).read_text())
-    except (OSError, ValueError): return {}
+    try:
+        kept = json.loads(results_file(device).read_text())
+    except (OSError, ValueError):
+        return {}
     fits = isinstance(kept, dict) and kept.get('key') == card_key(device)
     return kept['parts'] if fits and isinstance(kept.get('parts'), dict) else {}
+
 
 def write_results(device, parts: dict):
     "Keep results; where nothing can be written they serve this process alone."
@@ -181,45 +229,61 @@ def write_results(device, parts: dict):
 @dataclass(frozen=True)
 class Job:
     "One choice to be made."
+
     part: Part
-    forms: tuple   # names of the forms that may serve here
-    last: str      # what serves where none of them does
-    case: tuple    # pairs of the case's names and values
+    forms: tuple  # names of the forms that may serve here
+    last: str  # what serves where none of them does
+    case: tuple  # pairs of the case's names and values
 
     @property
-    def key(self)->str: return ' '.join([self.part.name, *(f'{k}={v}' for k, v in self.case)])
+    def key(self) -> str:
+        return ' '.join([self.part.name, *(f'{k}={v}' for k, v in self.case)])
 
-def _cores()->int: return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-_known = {}    # results that this process has seen, by device
-_chosen = {}   # choices made from them
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+_known = {}  # results that this process has seen, by device
+_chosen = {}  # choices made from them
+
 
 def ready(
-    jobs: list,            # of `Job`
+    jobs: list,  # of `Job`
     device,
-    timeout: float=120.,
-    env: dict=None,        # of the child processes
-    say=warnings.warn,     # told of each form that does not serve
-)->dict:                   # results of all parts
+    timeout: float = 120.0,
+    env: dict = None,  # of the child processes
+    say=warnings.warn,  # told of each form that does not serve
+) -> dict:  # results of all parts
     "Try every form of `jobs` that has no result yet."
     known = _known.setdefault(str(device), {})
-    if not known: known.update(read_results(device))
+    if not known:
+        known.update(read_results(device))
     missing = [(j, f) for j in jobs for f in j.forms if f not in known.get(j.key, {})]
-    if not missing: return known
+    if not missing:
+        return known
     print(f'i3nb: trying {len(missing)} forms of kernels on {device}, once for this card and software', file=sys.stderr)
     env = dict(os.environ if env is None else env, I3NB_TURN=str(results_file(device).with_suffix('.turn')))
-    with contextlib.suppress(OSError): results_file(device).parent.mkdir(parents=True, exist_ok=True)
-    def attempt(job, form): return try_form(job.part, form, device, dict(job.case), timeout, env)
-    with ThreadPoolExecutor(min(len(missing), _cores())) as pool: found = list(pool.map(attempt, *zip(*missing)))
+    with contextlib.suppress(OSError):
+        results_file(device).parent.mkdir(parents=True, exist_ok=True)
+
+    def attempt(job, form):
+        return try_form(job.part, form, device, dict(job.case), timeout, env)
+
+    with ThreadPoolExecutor(min(len(missing), _cores())) as pool:
+        found = list(pool.map(attempt, *zip(*missing)))
     for (job, form), result in zip(missing, found):
         known.setdefault(job.key, {})[form] = result
-        if 'why' in result: say(f'{job.key}: the form {form!r} does not serve on {device}: {result["why"]}')
+        if 'why' in result:
+            say(f'{job.key}: the form {form!r} does not serve on {device}: {result["why"]}')
     write_results(device, known)
     return known
 
-def choose(job: Job, device)->str:
+
+def choose(job: Job, device) -> str:
     "The fastest form that serves; the last resort where none does or `I3NB_PLAIN` is set. Missing trials are held."
-    if os.environ.get('I3NB_PLAIN'): return job.last
+    if os.environ.get('I3NB_PLAIN'):
+        return job.last
     results = ready([job], device).get(job.key, {})
     times = {f: results[f]['ms'] for f in job.forms if 'ms' in results.get(f, {})}
     return min(times, key=times.get, default=job.last)
@@ -227,21 +291,29 @@ def choose(job: Job, device)->str:
 # %% ../nbs/00e_forms.ipynb #x025
 class named:
     "While active, parts take the forms that are named here, and nothing is tried: `with named(scan='triton'): …`"
+
     forms = {}
-    def __init__(self, **forms): self.mine = forms
 
-    def __enter__(self): self.before, named.forms = named.forms, {**named.forms, **self.mine}
+    def __init__(self, **forms):
+        self.mine = forms
 
-    def __exit__(self, *_): named.forms = self.before
+    def __enter__(self):
+        self.before, named.forms = named.forms, {**named.forms, **self.mine}
+
+    def __exit__(self, *_):
+        named.forms = self.before
+
 
 def form_for(
-    part: str,   # the part's name
-    make_job,    # make_job(device, *case) gives the `Job`
+    part: str,  # the part's name
+    make_job,  # make_job(device, *case) gives the `Job`
     device,
-    *case,       # what the choice depends on besides the device
-)->str:
+    *case,  # what the choice depends on besides the device
+) -> str:
     "The form that serves."
-    if part in named.forms: return named.forms[part]
+    if part in named.forms:
+        return named.forms[part]
     key = part, device, case
-    if key not in _chosen: _chosen[key] = choose(make_job(device, *case), device)
+    if key not in _chosen:
+        _chosen[key] = choose(make_job(device, *case), device)
     return _chosen[key]

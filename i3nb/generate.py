@@ -7,7 +7,10 @@ __all__ = ['PIECE', 'LARGE', 'feed', 'state_bytes', 'sample_filter', 'pick', 'ke
            'check_request', 'generate', 'halve', 'say', 'show_samples', 'i3nb_generate']
 
 # %% ../nbs/08_generate.ipynb #c003
-import copy, math, os, sys
+import copy
+import math
+import os
+import sys
 from typing import Iterator
 import torch
 from .core import I3Error, call_parse, pick_device, pick_precision, user_errors
@@ -18,13 +21,14 @@ from .tokenizer import ChunkTokenizer
 # %% ../nbs/08_generate.ipynb #c010
 PIECE = 256  # tokens read at once
 
+
 @torch.inference_mode()
 def feed(
     model: I3Model,
-    ids: torch.Tensor,   # (b, t) int64, t >= 1
-    state: list=None,    # memory of the tokens before, from an earlier call
-    piece: int=PIECE,    # tokens read at once
-)->tuple:                # scores of the next token (b, v) fp32, new state
+    ids: torch.Tensor,  # (b, t) int64, t >= 1
+    state: list = None,  # memory of the tokens before, from an earlier call
+    piece: int = PIECE,  # tokens read at once
+) -> tuple:  # scores of the next token (b, v) fp32, new state
     "Read `ids` after what `state` remembers."
     low = model.head.weight.dtype
     with torch.autocast(ids.device.type, low, enabled=low != torch.float32):
@@ -36,123 +40,142 @@ def feed(
 # %% ../nbs/08_generate.ipynb #c016
 def state_bytes(
     state: list,  # a state from `feed`
-)->int:
+) -> int:
     "Bytes of all tensors of a state."
-    return sum(x.numel()*x.element_size() for s in state for x in s if torch.is_tensor(x))
+    return sum(x.numel() * x.element_size() for s in state for x in s if torch.is_tensor(x))
 
 # %% ../nbs/08_generate.ipynb #c028
 def sample_filter(
-    logits: torch.Tensor,   # (b, v) scores
-    temperature: float=.8,  # 0: the best token only
-    top_k: int=None,        # keep the k best; None: all
-    top_p: float=None,      # keep the fewest that reach this probability; None: all
-)->tuple:                   # probabilities (b, k), falling, each row sums to 1; token ids (b, k)
+    logits: torch.Tensor,  # (b, v) scores
+    temperature: float = 0.8,  # 0: the best token only
+    top_k: int = None,  # keep the k best; None: all
+    top_p: float = None,  # keep the fewest that reach this probability; None: all
+) -> tuple:  # probabilities (b, k), falling, each row sums to 1; token ids (b, k)
     "Candidates for the next token and their probabilities."
     v = logits.shape[-1]
-    best, ids = logits.float().topk(1 if temperature == 0 else min(top_k or v, v))   # (b, k), sorted
-    probs = ((best - best[:, :1])/(temperature or 1)).softmax(-1)
+    best, ids = logits.float().topk(1 if temperature == 0 else min(top_k or v, v))  # (b, k), sorted
+    probs = ((best - best[:, :1]) / (temperature or 1)).softmax(-1)
     if top_p is not None:
-        before = probs.double().cumsum(-1) - probs                                   # probability of the better ones
+        before = probs.double().cumsum(-1) - probs  # probability of the better ones
         probs = probs.masked_fill(before >= top_p, 0)
-    return probs/probs.sum(-1, keepdim=True), ids
+    return probs / probs.sum(-1, keepdim=True), ids
 
 # %% ../nbs/08_generate.ipynb #c032
 def pick(
     probs: torch.Tensor,  # (b, k) from `sample_filter`
-    ids: torch.Tensor,    # (b, k) from `sample_filter`
-    u: torch.Tensor,      # (b,) in [0, 1), one draw a row
-)->torch.Tensor:          # (b,) chosen token ids
+    ids: torch.Tensor,  # (b, k) from `sample_filter`
+    u: torch.Tensor,  # (b,) in [0, 1), one draw a row
+) -> torch.Tensor:  # (b,) chosen token ids
     "The candidate in whose share of [0, 1) the draw falls."
-    line = probs.double().cumsum(-1)                                        # (b, k)
-    last = (probs > 0).sum(-1, keepdim=True) - 1                            # rounding must not lead beyond it
-    i = (line <= u.to(line)[:, None]*line[:, -1:]).sum(-1, keepdim=True).minimum(last)
+    line = probs.double().cumsum(-1)  # (b, k)
+    last = (probs > 0).sum(-1, keepdim=True) - 1  # rounding must not lead beyond it
+    i = (line <= u.to(line)[:, None] * line[:, -1:]).sum(-1, keepdim=True).minimum(last)
     return ids.gather(-1, i)[:, 0]
 
 # %% ../nbs/08_generate.ipynb #c039
 def keep_rows(
     state: list,  # a state from `feed`
-    rows: list,   # which rows of the batch to keep
-)->list:
+    rows: list,  # which rows of the batch to keep
+) -> list:
     "The state of some rows of the batch."
     i = torch.tensor(rows, device=next(x.device for x in state[0] if torch.is_tensor(x)))
     return [type(s)(*(x.index_select(0, i) if torch.is_tensor(x) else x for x in s)) for s in state]
 
 # %% ../nbs/08_generate.ipynb #c042
 def allowed(
-    logits: torch.Tensor, # (b, v of the model)
+    logits: torch.Tensor,  # (b, v of the model)
     tokenizer: ChunkTokenizer,
-)->torch.Tensor:          # (b, v of the tokenizer); a new tensor
+) -> torch.Tensor:  # (b, v of the tokenizer); a new tensor
     "Scores of what a text may hold: nothing beyond the tokenizer's vocabulary, and no padding."
-    logits = logits[:, :tokenizer.vocab_size].clone()
+    logits = logits[:, : tokenizer.vocab_size].clone()
     logits[:, tokenizer.pad_id] = -math.inf
     return logits
 
 # %% ../nbs/08_generate.ipynb #c045
 def choose(
-    logits: torch.Tensor, # (b, v) scores, from `allowed`
-    us: list,             # a draw in [0, 1) for each row
-    **filters,            # temperature, top_k, top_p of `sample_filter`
-)->list:                  # a token id for each row
+    logits: torch.Tensor,  # (b, v) scores, from `allowed`
+    us: list,  # a draw in [0, 1) for each row
+    **filters,  # temperature, top_k, top_p of `sample_filter`
+) -> list:  # a token id for each row
     "The next token of each row."
     probs, ids = sample_filter(logits, **filters)
-    if not probs.isfinite().all(): raise I3Error('the model gives scores that are not numbers; its weights are damaged, load an earlier checkpoint')
+    if not probs.isfinite().all():
+        raise I3Error(
+            'the model gives scores that are not numbers; its weights are damaged, load an earlier checkpoint'
+        )
     return pick(probs, ids, torch.tensor(us, dtype=torch.double)).tolist()
 
 # %% ../nbs/08_generate.ipynb #c048
 def reader(model: I3Model):
     "A function like `feed(model, …)`, of `ids` and `state`, that reads single tokens of a single text in C where that is possible."
     fast = step_library(model) is not None
+
     def read(ids, state=None):
-        if not fast or ids.shape != (1, 1): return feed(model, ids, state)
+        if not fast or ids.shape != (1, 1):
+            return feed(model, ids, state)
         step = state if isinstance(state, Step) else Step(model).start(state or [])
         return step(ids.item()), step
+
     return read
 
 # %% ../nbs/08_generate.ipynb #c051
 def write(
     model: I3Model,
     tokenizer: ChunkTokenizer,
-    prompts: list,          # a list of ids for each row, none empty
+    prompts: list,  # a list of ids for each row, none empty
     max_new_tokens: int,
-    draw,                   # function: row -> number in [0, 1)
-    stop_at_eot: bool=True, # a row ends with the document mark
-    **filters,              # temperature, top_k, top_p of `sample_filter`
-)->Iterator[dict]:          # at each step: row -> the token it has written
+    draw,  # function: row -> number in [0, 1)
+    stop_at_eot: bool = True,  # a row ends with the document mark
+    **filters,  # temperature, top_k, top_p of `sample_filter`
+) -> Iterator[dict]:  # at each step: row -> the token it has written
     "Write after the prompts until every row has ended."
     texts, rows = [list(p) for p in prompts], list(range(len(prompts)))
     state, seen, device, read = None, 0, model.head.weight.device, reader(model)
     while rows:
         ahead = min(len(texts[r]) for r in rows)
         logits, state = read(torch.tensor([texts[r][seen:ahead] for r in rows], device=device), state)
-        seen, here = ahead, [i for i, r in enumerate(rows) if len(texts[r]) == ahead]    # rows that write now
+        seen, here = ahead, [i for i, r in enumerate(rows) if len(texts[r]) == ahead]  # rows that write now
         new = choose(allowed(logits[here], tokenizer), [draw(rows[i]) for i in here], **filters)
         new = {rows[i]: token for i, token in zip(here, new)}
-        for r, token in new.items(): texts[r].append(token)
-        done = {r for r, token in new.items() if len(texts[r]) == len(prompts[r]) + max_new_tokens or stop_at_eot and token == tokenizer.eot_id}
+        for r, token in new.items():
+            texts[r].append(token)
+        done = {
+            r
+            for r, token in new.items()
+            if len(texts[r]) == len(prompts[r]) + max_new_tokens or stop_at_eot and token == tokenizer.eot_id
+        }
         yield new
         left = [i for i, r in enumerate(rows) if r not in done]
-        if left and done: state = keep_rows(state, left)
+        if left and done:
+            state = keep_rows(state, left)
         rows = [rows[i] for i in left]
 
 # %% ../nbs/08_generate.ipynb #c055
 def check_request(model, tokenizer, prompts, max_new_tokens, temperature, top_k, top_p):
     "Raise `I3Error` for the first value that cannot work."
+
     def need(ok, name, value, remedy):
-        if not ok: raise I3Error(f'{name}={value!r} cannot work; {remedy}')
-    for p in prompts: need(isinstance(p, str), 'prompt', p, 'give a text, or a list of texts')
+        if not ok:
+            raise I3Error(f'{name}={value!r} cannot work; {remedy}')
+
+    for p in prompts:
+        need(isinstance(p, str), 'prompt', p, 'give a text, or a list of texts')
     need(max_new_tokens >= 1, 'max_new_tokens', max_new_tokens, 'give 1 or more')
     need(0 <= temperature < math.inf, 'temperature', temperature, 'give 0 (always the best token) or more, such as 0.8')
     need(top_k is None or top_k >= 1, 'top_k', top_k, 'give 1 or more, or None to keep all')
     need(top_p is None or 0 < top_p <= 1, 'top_p', top_p, 'give a number above 0 and up to 1, or None')
     v = model.cfg.vocab_size
     if tokenizer.vocab_size > v:
-        raise I3Error(f'the tokenizer has {tokenizer.vocab_size} tokens, the model {v}; load the tokenizer that was saved with the model')
+        raise I3Error(
+            f'the tokenizer has {tokenizer.vocab_size} tokens, the model {v}; load the tokenizer that was saved with the model'
+        )
 
 # %% ../nbs/08_generate.ipynb #c058
 def _draws(seed, n):
     "A function row -> next draw, each of `n` rows with a generator of its own."
     gens = [torch.Generator() for _ in range(n)]
-    for i, g in enumerate(gens): g.seed() if seed is None else g.manual_seed(seed + i)
+    for i, g in enumerate(gens):
+        g.seed() if seed is None else g.manual_seed(seed + i)
     return lambda row: torch.rand((), generator=gens[row], dtype=torch.double).item()
 
 # %% ../nbs/08_generate.ipynb #c060
@@ -160,46 +183,73 @@ def _pieces(tokens, tokenizer, prompts, echo):
     "Text of each row, a list a step; the first is the prompts' own (if `echo`)."
     streams = [tokenizer.stream() for _ in prompts]
     start = [''.join(map(s.push, ids)) for s, ids in zip(streams, prompts)]
-    if echo: yield start
-    for new in tokens: yield [s.push(new[r]) if r in new else '' for r, s in enumerate(streams)]
+    if echo:
+        yield start
+    for new in tokens:
+        yield [s.push(new[r]) if r in new else '' for r, s in enumerate(streams)]
     yield [s.end() for s in streams]
 
 # %% ../nbs/08_generate.ipynb #c063
 def generate(
     model: I3Model,
     tokenizer: ChunkTokenizer,
-    prompt: str|list='',     # a text, or a list of texts of any lengths
-    max_new_tokens: int=200, # written after the prompt, at most
-    temperature: float=.8,   # 0: always the best token
-    top_k: int=50,           # candidates kept; None: all
-    top_p: float=None,       # probability the candidates must reach; None: all
-    seed: int=None,          # row i draws with `seed + i`; None: new every time
-    stream: bool=False,      # give the text piece by piece
-    stop_at_eot: bool=True,  # end with the document
-    echo: bool=True,         # the text begins with the prompt (in lower case, as the model reads it)
-):                           # str, or a list of them; with `stream` an iterator over pieces, or over lists of a piece for each row
+    prompt: str | list = '',  # a text, or a list of texts of any lengths
+    max_new_tokens: int = 200,  # written after the prompt, at most
+    temperature: float = 0.8,  # 0: always the best token
+    top_k: int = 50,  # candidates kept; None: all
+    top_p: float = None,  # probability the candidates must reach; None: all
+    seed: int = None,  # row i draws with `seed + i`; None: new every time
+    stream: bool = False,  # give the text piece by piece
+    stop_at_eot: bool = True,  # end with the document
+    echo: bool = True,  # the text begins with the prompt (in lower case, as the model reads it)
+):  # str, or a list of them; with `stream` an iterator over pieces, or over lists of a piece for each row
     "Write after `prompt`, in constant memory and time a token."
     many = isinstance(prompt, (list, tuple))
     prompts = list(prompt) if many else [prompt]
     check_request(model, tokenizer, prompts, max_new_tokens, temperature, top_k, top_p)
     ids = [[tokenizer.eot_id, *tokenizer.encode(p)] for p in prompts]
-    tokens = write(model, tokenizer, ids, max_new_tokens, _draws(seed, len(ids)), stop_at_eot,
-                   temperature=temperature, top_k=top_k, top_p=top_p)
+    tokens = write(
+        model,
+        tokenizer,
+        ids,
+        max_new_tokens,
+        _draws(seed, len(ids)),
+        stop_at_eot,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
     pieces = _pieces(tokens, tokenizer, ids, echo)
-    if not many: pieces = (p for p, in pieces)
-    if stream: return pieces
+    if not many:
+        pieces = (p for (p,) in pieces)
+    if stream:
+        return pieces
     return [''.join(p) for p in zip(*pieces)] if many else ''.join(pieces)
 
 # %% ../nbs/08_generate.ipynb #c074
-LARGE = ('weight_x', 'weight_h', 'in_proj.weight', 'select.weight', 'out_proj.weight', 'qkv.weight', 'out.weight', 'w1', 'w2', 'head.weight')
+LARGE = (
+    'weight_x',
+    'weight_h',
+    'in_proj.weight',
+    'select.weight',
+    'out_proj.weight',
+    'qkv.weight',
+    'out.weight',
+    'w1',
+    'w2',
+    'head.weight',
+)
+
 
 def halve(
     model: I3Model,
-    dtype: torch.dtype=torch.bfloat16,  # or float16, for cards that have no bfloat16
-)->I3Model:                             # shares its small tensors with `model`
+    dtype: torch.dtype = torch.bfloat16,  # or float16, for cards that have no bfloat16
+) -> I3Model:  # shares its small tensors with `model`
     "A copy for generation only, its large matrices in 16 bits."
-    new = {id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False) if name.endswith(LARGE) else p
-           for name, p in model.named_parameters()}
+    new = {
+        id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False) if name.endswith(LARGE) else p
+        for name, p in model.named_parameters()
+    }
     return copy.deepcopy(model, new)
 
 # %% ../nbs/08_generate.ipynb #c077
@@ -208,6 +258,7 @@ def say(text):
     code = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     print(text.encode(code, 'replace').decode(code), end='', flush=True)
 
+
 def show_samples(pieces):
     "Stream the first row of a batch, then print the others."
     held = []
@@ -215,30 +266,36 @@ def show_samples(pieces):
         for first, *others in pieces:
             say(first)
             held.append(others)
-        for text in zip(*held): say('\n\n---\n\n' + ''.join(text))
+        for text in zip(*held):
+            say('\n\n---\n\n' + ''.join(text))
         say('\n')
-    except KeyboardInterrupt: say('\n')
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has gone
+    except KeyboardInterrupt:
+        say('\n')
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has gone
 
 # %% ../nbs/08_generate.ipynb #c079
 @call_parse
 @user_errors
 def i3nb_generate(
-    model: str=None,          # folder of a trained model
-    prompt: str='',           # the text begins so
-    max_new_tokens: int=200,  # written after the prompt, at most
-    temperature: float=.8,    # 0: always the best token
-    top_k: int=50,            # candidates kept; a large number keeps all
-    top_p: float=None,        # probability the candidates must reach
-    seed: int=None,           # the same seed, the same text
-    n: int=1,                 # samples; sample i draws with seed + i
-    device: str='auto',       # cpu, cuda, cuda:1
-    precision: str='fp32',    # of the large matrices: fp32, bf16, fp16
+    model: str = None,  # folder of a trained model
+    prompt: str = '',  # the text begins so
+    max_new_tokens: int = 200,  # written after the prompt, at most
+    temperature: float = 0.8,  # 0: always the best token
+    top_k: int = 50,  # candidates kept; a large number keeps all
+    top_p: float = None,  # probability the candidates must reach
+    seed: int = None,  # the same seed, the same text
+    n: int = 1,  # samples; sample i draws with seed + i
+    device: str = 'auto',  # cpu, cuda, cuda:1
+    precision: str = 'fp32',  # of the large matrices: fp32, bf16, fp16
 ):
     "Let a model write."
-    if not model: raise I3Error('--model is missing; for instance: i3nb_generate --model runs/demo')
-    if n < 1: raise I3Error(f'n={n} cannot work; give 1 or more samples')
+    if not model:
+        raise I3Error('--model is missing; for instance: i3nb_generate --model runs/demo')
+    if n < 1:
+        raise I3Error(f'n={n} cannot work; give 1 or more samples')
     device, precision = pick_device(device), pick_precision(pick_device(device), precision)
     m, tok = I3Model.from_pretrained(model, device), ChunkTokenizer.load(model)
-    if precision != 'fp32': m = halve(m, {'bf16': torch.bfloat16, 'fp16': torch.float16}[precision])
-    show_samples(generate(m, tok, [prompt]*n, max_new_tokens, temperature, top_k, top_p, seed, stream=True))
+    if precision != 'fp32':
+        m = halve(m, {'bf16': torch.bfloat16, 'fp16': torch.float16}[precision])
+    show_samples(generate(m, tok, [prompt] * n, max_new_tokens, temperature, top_k, top_p, seed, stream=True))

@@ -12,50 +12,66 @@ import torch
 # %% ../nbs/07c_graphs.ipynb #c006
 class CudaRecorder:
     "Records what a function launches, and launches it again."
+
     def record(self, f):
         "Run `f` twice on a stream of its own (libraries set themselves up), then record it; returns its outputs."
-        from i3nb.moe_gpu import never_wait                    # with Triton, which only a card needs
+        from i3nb.moe_gpu import never_wait  # with Triton, which only a card needs
+
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with never_wait():                                     # the warm-up takes the forms that the recording will take
+        with never_wait():  # the warm-up takes the forms that the recording will take
             with torch.cuda.stream(side):
-                for _ in range(2): f()
+                for _ in range(2):
+                    f()
             torch.cuda.current_stream().wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph): return f()
+            with torch.cuda.graph(self.graph):
+                return f()
 
-    def replay(self): self.graph.replay()
+    def replay(self):
+        self.graph.replay()
+
 
 class GraphedStep:
     "Forward and backward of `step`, recorded at the first call and replayed at each further one with inputs of the same shapes."
-    def __init__(self,
-        step,            # step(*inputs) runs forward and backward; returns a dictionary of tensors
-        params,          # the parameters whose gradients it makes
-        device,          # where it computes; without a card the step is simply called
-        recorder=None,   # None: `CudaRecorder` on a card
+
+    def __init__(
+        self,
+        step,  # step(*inputs) runs forward and backward; returns a dictionary of tensors
+        params,  # the parameters whose gradients it makes
+        device,  # where it computes; without a card the step is simply called
+        recorder=None,  # None: `CudaRecorder` on a card
     ):
         self.step, self.params, self.device, self.shapes = step, list(params), torch.device(device), None
         self.recorder = recorder or (CudaRecorder() if self.device.type == 'cuda' else None)
 
-    def __call__(self, *inputs)->dict:
+    def __call__(self, *inputs) -> dict:
         "The step's outputs for `inputs`; its gradients take the place of what the parameters had."
-        if self.recorder is None: return self._run(inputs)
+        if self.recorder is None:
+            return self._run(inputs)
         shapes = [(x.shape, x.dtype) for x in inputs]
         if shapes != self.shapes:
-            try: self._record(inputs)
-            except torch.OutOfMemoryError: raise
+            try:
+                self._record(inputs)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as e:
-                warnings.warn(f'this step cannot be recorded as a CUDA graph, so it runs launch by launch: {str(e)[:200]}')
+                warnings.warn(
+                    f'this step cannot be recorded as a CUDA graph, so it runs launch by launch: {str(e)[:200]}'
+                )
                 self.recorder = None
                 return self._run(inputs)
             self.shapes = shapes
-        for buffer, x in zip(self.buffers, inputs): buffer.copy_(x, non_blocking=True)
+        for buffer, x in zip(self.buffers, inputs):
+            buffer.copy_(x, non_blocking=True)
         self.recorder.replay()
-        for p, g in zip(self.params, self.grads): p.grad = g
+        for p, g in zip(self.params, self.grads):
+            p.grad = g
         return {k: v.clone() for k, v in self.outputs.items()}
 
     def _run(self, inputs):
-        for p in self.params: p.grad = None
+        for p in self.params:
+            p.grad = None
         return self.step(*(x.to(self.device, non_blocking=True) for x in inputs))
 
     def _record(self, inputs):

@@ -12,7 +12,7 @@ from .forms import Job, Part, compare, form_for, milliseconds
 from .model import _softmax_gradient
 
 # %% ../nbs/07d_head_gpu.ipynb #c006
-HEAD_SOURCE = r'''
+HEAD_SOURCE = r"""
 #define LOG2E 1.44269504f
 enum { THREADS = 256, ROWS = 64 };
 
@@ -61,55 +61,59 @@ extern "C" __global__ void gradient(Args q) {
     }
     db[(long long)blockIdx.y*V + j] = total;
 }
-'''
+"""
 
 # %% ../nbs/07d_head_gpu.ipynb #c009
 def softmax_gradient_gpu(
-    p: torch.Tensor,   # (rows, v) logits without bias; overwritten with their gradients where `db` is given
-    bias: torch.Tensor,# (v,) fp32
-    y: torch.Tensor,   # (rows,) int64 targets; negative: the row does not count
-    scale,             # factor on the gradients
-    db,                # (v,) the bias's gradient, added to; None: no gradients are wanted
-)->torch.Tensor:       # () summed loss of the rows
+    p: torch.Tensor,  # (rows, v) logits without bias; overwritten with their gradients where `db` is given
+    bias: torch.Tensor,  # (v,) fp32
+    y: torch.Tensor,  # (rows,) int64 targets; negative: the row does not count
+    scale,  # factor on the gradients
+    db,  # (v,) the bias's gradient, added to; None: no gradients are wanted
+) -> torch.Tensor:  # () summed loss of the rows
     "Loss of some rows of logits, and its gradient in their place, in two kernels."
     (rows, v), defines = p.shape, (low_define(p.dtype),)
     scale = scale.float() if isinstance(scale, torch.Tensor) else bias.new_full((), scale)
-    loss, stats, parts = bias.new_empty(rows), bias.new_empty(rows, 2), bias.new_empty(-(-rows//64), v)
+    loss, stats, parts = bias.new_empty(rows), bias.new_empty(rows, 2), bias.new_empty(-(-rows // 64), v)
     inputs = [p, bias, y.contiguous(), scale]
     launch(HEAD_SOURCE, defines, 'row_stats', (rows, 1), 256, inputs, v, rows, outs=[loss, stats])
     if db is not None:
-        grid = -(-v//256), len(parts)
+        grid = -(-v // 256), len(parts)
         launch(HEAD_SOURCE, defines, 'gradient', grid, 256, [*inputs, loss, stats], v, rows, outs=[parts])
         db += parts.sum(0)
     return loss.sum()
 
 # %% ../nbs/07d_head_gpu.ipynb #c013
 def head_trial(
-    form: str,              # 'cuda' or 'torch'
+    form: str,  # 'cuda' or 'torch'
     device: torch.device,
-    dtype: str,             # of the logits: 'fp32', 'bf16' or 'fp16'
-    large=(1024, 35_584),   # (rows, v) of the case that is timed; None: none is
-)->float:                   # milliseconds
+    dtype: str,  # of the logits: 'fp32', 'bf16' or 'fp16'
+    large=(1024, 35_584),  # (rows, v) of the case that is timed; None: none is
+) -> float:  # milliseconds
     "The trial of one form; raises where it fails or is wrong."
     f = dict(cuda=softmax_gradient_gpu, torch=_softmax_gradient)[form]
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[dtype]
+
     def run(f, rows, v):
-        logits = torch.linspace(-5, 5, rows*v, device=device).sin().mul(5).view(rows, v).to(dtype)
+        logits = torch.linspace(-5, 5, rows * v, device=device).sin().mul(5).view(rows, v).to(dtype)
         bias, db = torch.linspace(-5, 5, v, device=device).sin(), torch.zeros(v, device=device)
         targets = torch.arange(rows, device=device) % v
-        return f(logits, bias, targets, 1., db), logits, db
-    compare(run(f, 65, 300), run(_softmax_gradient, 65, 300), .005)
-    return milliseconds(lambda: run(f, *large), device) if large else 0.
+        return f(logits, bias, targets, 1.0, db), logits, db
 
-def head_job(device: torch.device, dtype: torch.dtype)->Job:
+    compare(run(f, 65, 300), run(_softmax_gradient, 65, 300), 0.005)
+    return milliseconds(lambda: run(f, *large), device) if large else 0.0
+
+
+def head_job(device: torch.device, dtype: torch.dtype) -> Job:
     "The choice of the form of the head's loss."
     kind = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16'}[dtype]
-    forms = ('cuda',)*(nvrtc() is not None) + ('torch',)
+    forms = ('cuda',) * (nvrtc() is not None) + ('torch',)
     return Job(Part('head', 'i3nb.head_gpu:head_trial'), forms, 'torch', (('dtype', kind),))
+
 
 def head_form(
     device: torch.device,  # a CUDA device
-    dtype: torch.dtype,    # of the logits
-):                         # `softmax_gradient_gpu`, or the model's own form
+    dtype: torch.dtype,  # of the logits
+):  # `softmax_gradient_gpu`, or the model's own form
     "The form for this card."
     return dict(cuda=softmax_gradient_gpu, torch=_softmax_gradient)[form_for('head', head_job, device, dtype)]

@@ -13,329 +13,513 @@ __all__ = ['RELEASES', 'RATES', 'INSTALL_GB', 'SHARED', 'OPEN_DATA', 'SESSION_HO
            'run_figures', 'model_card', 'stories', 'leave', 'knobs', 'Session', 'i3nb_doctor']
 
 # %% ../nbs/14_kaggle.ipynb #c003
-import html, json, os, re, shlex, shutil, socket, subprocess, sys, tempfile, threading, time
+import html
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 import psutil
 import torch
 import i3nb
-from .core import I3Config, I3Error, PRESETS, arch_serves, call_parse, cpu_bf16_speedup, param_count, user_errors, write_atomic
+from i3nb.core import (
+    PRESETS,
+    I3Config,
+    I3Error,
+    arch_serves,
+    call_parse,
+    cpu_bf16_speedup,
+    param_count,
+    user_errors,
+    write_atomic,
+)
+from .dashboard import watch as _dashboard
 from .data import HUB, hub_offline, hub_problem, open_sources
 from .forms import source_digest
 from .rehearsal import Way, find_way, try_forms
-from .telemetry import GB, find_card, load_nvml, plot_run, read_metrics, to_columns, _ask, _time, _total_ram
+from .telemetry import GB, _ask, _time, _total_ram, find_card, load_nvml, plot_run, read_metrics, to_columns
 from .trainer import FIXED, check_checkpoint, last_good_checkpoint
-from .dashboard import watch as _dashboard
 
 # %% ../nbs/14_kaggle.ipynb #c006
 @dataclass(frozen=True)
 class Places:
     "The folders of a session."
-    input: Path        # what was attached; read only; need not exist
-    working: Path      # what is kept
-    scratch: Path      # what is not
+
+    input: Path  # what was attached; read only; need not exist
+    working: Path  # what is kept
+    scratch: Path  # what is not
     on_kaggle: bool
 
+
 def find_places(
-    env=None,              # variables; default: the environment's
-    kaggle='/kaggle',      # where Kaggle has its folders
-)->Places:
+    env=None,  # variables; default: the environment's
+    kaggle='/kaggle',  # where Kaggle has its folders
+) -> Places:
     "Kaggle's folders, or this one; `I3NB_INPUT`, `I3NB_WORKING` and `I3NB_SCRATCH` come first."
     env, kaggle = os.environ if env is None else env, Path(kaggle)
-    there = bool(env.get('KAGGLE_KERNEL_RUN_TYPE')) or os.access(kaggle/'working', os.W_OK)
-    def at(name, on_kaggle, else_): return Path(env.get(name) or (on_kaggle if there else else_)).absolute()
-    return Places(at('I3NB_INPUT', kaggle/'input', 'input'), at('I3NB_WORKING', kaggle/'working', '.'), at('I3NB_SCRATCH', *[Path(tempfile.gettempdir())/'i3nb']*2), there)
+    there = bool(env.get('KAGGLE_KERNEL_RUN_TYPE')) or os.access(kaggle / 'working', os.W_OK)
+
+    def at(name, on_kaggle, else_):
+        return Path(env.get(name) or (on_kaggle if there else else_)).absolute()
+
+    return Places(
+        at('I3NB_INPUT', kaggle / 'input', 'input'),
+        at('I3NB_WORKING', kaggle / 'working', '.'),
+        at('I3NB_SCRATCH', *[Path(tempfile.gettempdir()) / 'i3nb'] * 2),
+        there,
+    )
 
 # %% ../nbs/14_kaggle.ipynb #c009
 @dataclass(frozen=True)
 class Card:
     "A graphics card."
-    name: str
-    capability: tuple      # (major, minor)
-    memory_gb: float       # units of 1e9 bytes
-    uuid: str|None = None
 
-    def __post_init__(self): object.__setattr__(self, 'capability', tuple(self.capability))   # JSON has lists only
+    name: str
+    capability: tuple  # (major, minor)
+    memory_gb: float  # units of 1e9 bytes
+    uuid: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, 'capability', tuple(self.capability))  # JSON has lists only
+
 
 @dataclass(frozen=True)
 class Facts:
     "What a plan depends on."
-    cards: tuple = ()                # of `Card`
-    torch: str = ''                  # the installed version
-    cuda: str|None = None            # the CUDA it was built for; None: built without
-    archs: tuple = ()                # the cards it holds code for, `sm_…` and `compute_…`
-    cuda_ok: bool = True             # whether it finds a driver that it can work with
-    driver: str|None = None
-    driver_cuda: tuple|None = None   # the newest CUDA the driver knows
+
+    cards: tuple = ()  # of `Card`
+    torch: str = ''  # the installed version
+    cuda: str | None = None  # the CUDA it was built for; None: built without
+    archs: tuple = ()  # the cards it holds code for, `sm_…` and `compute_…`
+    cuda_ok: bool = True  # whether it finds a driver that it can work with
+    driver: str | None = None
+    driver_cuda: tuple | None = None  # the newest CUDA the driver knows
     python: str = ''
     cpus: int = 1
-    cpu_bf16: float|None = None      # how many times faster than fp32; None: not measured
-    ram_gb: float = 0.
-    ram_free_gb: float = 0.
-    disk_free_gb: float = 0.         # in the working folder
+    cpu_bf16: float | None = None  # how many times faster than fp32; None: not measured
+    ram_gb: float = 0.0
+    ram_free_gb: float = 0.0
+    disk_free_gb: float = 0.0  # in the working folder
 
-def _text(x)->str|None: return x.decode() if isinstance(x, bytes) else x
 
-def cards_by_nvml(nvml)->list:
+def _text(x) -> str | None:
+    return x.decode() if isinstance(x, bytes) else x
+
+
+def cards_by_nvml(nvml) -> list:
     "The cards that this process may use, as NVML knows them."
     cards = []
     for i in range(64):
-        if (h := find_card(nvml, i, (None, None))) is None: break
+        if (h := find_card(nvml, i, (None, None))) is None:
+            break
         cap, mem = _ask(nvml, 'nvmlDeviceGetCudaComputeCapability', h), _ask(nvml, 'nvmlDeviceGetMemoryInfo', h)
         name, uuid = _text(_ask(nvml, 'nvmlDeviceGetName', h)), _text(_ask(nvml, 'nvmlDeviceGetUUID', h))
-        cards.append(Card(name or 'unknown card', tuple(cap or (0, 0)), mem.total/GB if mem else 0., uuid))
+        cards.append(Card(name or 'unknown card', tuple(cap or (0, 0)), mem.total / GB if mem else 0.0, uuid))
     return cards
 
+
 def cards_by_smi(
-    text: str,   # of `nvidia-smi --query-gpu=name,compute_cap,memory.total,uuid --format=csv,noheader,nounits`
-)->list:
+    text: str,  # of `nvidia-smi --query-gpu=name,compute_cap,memory.total,uuid --format=csv,noheader,nounits`
+) -> list:
     "The same from `nvidia-smi`, whose memory is in MiB; lines that make no sense are left out."
     cards = []
     for line in text.splitlines():
         m = re.fullmatch(r'\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+),\s*(\S+)\s*', line)
-        if m: cards.append(Card(m[1], (int(m[2]), int(m[3])), int(m[4])*2**20/GB, m[5]))
+        if m:
+            cards.append(Card(m[1], (int(m[2]), int(m[3])), int(m[4]) * 2**20 / GB, m[5]))
     return cards
 
 # %% ../nbs/14_kaggle.ipynb #c012
 def run_text(
-    *command,            # program and arguments
-    timeout: float=20.,  # seconds
-    **kw,                # for `subprocess.run`
-)->tuple:                # status, and stdout and stderr together; status 127 where it cannot be started
+    *command,  # program and arguments
+    timeout: float = 20.0,  # seconds
+    **kw,  # for `subprocess.run`
+) -> tuple:  # status, and stdout and stderr together; status 127 where it cannot be started
     "Run a program quietly."
-    try: r = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors='replace', timeout=timeout, **kw)
-    except (OSError, subprocess.TimeoutExpired) as e: return 127, str(e)
+    try:
+        r = subprocess.run(
+            [str(c) for c in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors='replace',
+            timeout=timeout,
+            **kw,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return 127, str(e)
     return r.returncode, r.stdout
 
-def find_cards()->tuple:   # cards, driver's version, its CUDA
+
+def find_cards() -> tuple:  # cards, driver's version, its CUDA
     "The cards and their driver, without starting CUDA."
     if nvml := load_nvml():
         v = _ask(nvml, 'nvmlSystemGetCudaDriverVersion')
-        return cards_by_nvml(nvml), _text(_ask(nvml, 'nvmlSystemGetDriverVersion')), (v//1000, v%1000//10) if v else None
+        return (
+            cards_by_nvml(nvml),
+            _text(_ask(nvml, 'nvmlSystemGetDriverVersion')),
+            (v // 1000, v % 1000 // 10) if v else None,
+        )
     query = ['--format=csv,noheader,nounits', '--query-gpu=']
-    status, text = run_text('nvidia-smi', query[0], query[1]+'name,compute_cap,memory.total,uuid') if shutil.which('nvidia-smi') else (127, '')
-    if status: return [], None, None
-    return cards_by_smi(text), run_text('nvidia-smi', query[0], query[1]+'driver_version')[1].strip().split('\n')[0] or None, None
+    status, text = (
+        run_text('nvidia-smi', query[0], query[1] + 'name,compute_cap,memory.total,uuid')
+        if shutil.which('nvidia-smi')
+        else (127, '')
+    )
+    if status:
+        return [], None, None
+    return (
+        cards_by_smi(text),
+        run_text('nvidia-smi', query[0], query[1] + 'driver_version')[1].strip().split('\n')[0] or None,
+        None,
+    )
+
 
 def find_facts(
-    folder='.',   # the working folder, for its disk
-)->Facts:
+    folder='.',  # the working folder, for its disk
+) -> Facts:
     "Look around."
     cards, driver, driver_cuda = find_cards()
     here = Path(folder).absolute()
-    while not here.exists(): here = here.parent
-    free = psutil.virtual_memory().available/GB
-    return Facts(tuple(cards), torch.__version__, torch.version.cuda, tuple(torch.cuda.get_arch_list()), torch.cuda.is_available(), driver, driver_cuda,
-        sys.version.split()[0], len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
-        None if cards else cpu_bf16_speedup(), _total_ram()/GB, min(free, _total_ram()/GB), shutil.disk_usage(here).free/GB)
+    while not here.exists():
+        here = here.parent
+    free = psutil.virtual_memory().available / GB
+    return Facts(
+        tuple(cards),
+        torch.__version__,
+        torch.version.cuda,
+        tuple(torch.cuda.get_arch_list()),
+        torch.cuda.is_available(),
+        driver,
+        driver_cuda,
+        sys.version.split()[0],
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
+        None if cards else cpu_bf16_speedup(),
+        _total_ram() / GB,
+        min(free, _total_ram() / GB),
+        shutil.disk_usage(here).free / GB,
+    )
 
 # %% ../nbs/14_kaggle.ipynb #c015
-RELEASES = {   # plain releases on PyPI: the CUDA they bring, and the cards they hold code for
+RELEASES = {  # plain releases on PyPI: the CUDA they bring, and the cards they hold code for
     '2.7.1': ((12, 6), ('sm_50', 'sm_60', 'sm_70', 'sm_75', 'sm_80', 'sm_86', 'sm_90')),
     '2.8.0': ((12, 8), ('sm_70', 'sm_75', 'sm_80', 'sm_86', 'sm_90', 'sm_100', 'sm_120')),
 }
 
+
 def torch_for(
     capability: tuple,  # of a card
     facts: Facts,
-)->str|None:            # '' for the torch that is here, a version to install, or None where none serves
+) -> str | None:  # '' for the torch that is here, a version to install, or None where none serves
     "The torch that runs on a card."
-    if facts.cuda_ok and arch_serves(capability, facts.archs): return ''
-    if facts.cuda is None and not facts.archs: return None                       # a torch without CUDA was somebody's choice: it is left alone
+    if facts.cuda_ok and arch_serves(capability, facts.archs):
+        return ''
+    if facts.cuda is None and not facts.archs:
+        return None  # a torch without CUDA was somebody's choice: it is left alone
     for version, (cuda, archs) in RELEASES.items():
-        if arch_serves(capability, archs) and (facts.driver_cuda is None or facts.driver_cuda[0] >= cuda[0]): return version
+        if arch_serves(capability, archs) and (facts.driver_cuda is None or facts.driver_cuda[0] >= cuda[0]):
+            return version
 
 # %% ../nbs/14_kaggle.ipynb #c018
 def memory_need(
     cfg: I3Config,
-    micro_batch: int,       # sequences computed at once
-    recompute: bool=False,  # blocks are recomputed in the backward pass
-)->float:                   # GB
+    micro_batch: int,  # sequences computed at once
+    recompute: bool = False,  # blocks are recomputed in the backward pass
+) -> float:  # GB
     "About how much memory a card must have to train."
-    a_sequence = .4*cfg.context*cfg.d_model*cfg.n_layers/(256*512*16)
-    return 18*param_count(cfg)/GB + .7 + micro_batch*a_sequence*(.3 if recompute else 1)
+    a_sequence = 0.4 * cfg.context * cfg.d_model * cfg.n_layers / (256 * 512 * 16)
+    return 18 * param_count(cfg) / GB + 0.7 + micro_batch * a_sequence * (0.3 if recompute else 1)
+
 
 def fit_batch(
     cfg: I3Config,
-    sequences: int,   # a process's share of the batch
+    sequences: int,  # a process's share of the batch
     memory_gb: float,
-)->tuple|None:        # micro-batch and recompute, or None where nothing fits
+) -> tuple | None:  # micro-batch and recompute, or None where nothing fits
     "The largest micro-batch that fits; recomputing only where fewer than four sequences would."
     for recompute, least in ((False, min(4, sequences)), (True, 1)):
-        sizes = [m for m in range(sequences, 0, -1) if sequences % m == 0 and memory_need(cfg, m, recompute) <= .92*memory_gb]
-        if sizes and sizes[0] >= least: return sizes[0], recompute
+        sizes = [
+            m
+            for m in range(sequences, 0, -1)
+            if sequences % m == 0 and memory_need(cfg, m, recompute) <= 0.92 * memory_gb
+        ]
+        if sizes and sizes[0] >= least:
+            return sizes[0], recompute
 
 # %% ../nbs/14_kaggle.ipynb #x001
 @dataclass(frozen=True)
 class Rate:
     "What a card reaches."
-    tflops: float   # of products in 16 bits with fp32 sums
-    gbs: float      # of memory traffic, 1e9 bytes a second
-    gru_us: float   # a token of the GRU's chain, forward and backward
+
+    tflops: float  # of products in 16 bits with fp32 sums
+    gbs: float  # of memory traffic, 1e9 bytes a second
+    gru_us: float  # a token of the GRU's chain, forward and backward
     scan_ms: float  # the scan of ten layers, a sequence of 256 tokens, forward and backward
 
-RATES = {   # by what a card's name holds, else by capability
-    'P100': Rate(7., 549., 22., 1.16),
-    'V100': Rate(50., 675., 20., .8),
-    'T4': Rate(22., 240., 24., 2.),
-    'L4': Rate(50., 225., 24., 1.2),
-    'A100': Rate(130., 1100., 24., .8),
-    'H100': Rate(250., 1900., 23., .6),
-    'H200': Rate(250., 2400., 23., .55),
-    (6, 0): Rate(7., 250., 24., 2.),
-    (7, 0): Rate(20., 240., 24., 2.),
-    (8, 0): Rate(40., 300., 24., 1.),
-    (9, 0): Rate(250., 1900., 23., .6)}
 
-def rate_of(card: Card)->Rate:
+RATES = {  # by what a card's name holds, else by capability
+    'P100': Rate(7.0, 549.0, 22.0, 1.16),
+    'V100': Rate(50.0, 675.0, 20.0, 0.8),
+    'T4': Rate(22.0, 240.0, 24.0, 2.0),
+    'L4': Rate(50.0, 225.0, 24.0, 1.2),
+    'A100': Rate(130.0, 1100.0, 24.0, 0.8),
+    'H100': Rate(250.0, 1900.0, 23.0, 0.6),
+    'H200': Rate(250.0, 2400.0, 23.0, 0.55),
+    (6, 0): Rate(7.0, 250.0, 24.0, 2.0),
+    (7, 0): Rate(20.0, 240.0, 24.0, 2.0),
+    (8, 0): Rate(40.0, 300.0, 24.0, 1.0),
+    (9, 0): Rate(250.0, 1900.0, 23.0, 0.6),
+}
+
+
+def rate_of(card: Card) -> Rate:
     "A card's rates."
     words = card.name.replace('-', ' ').split()
     named = [r for name, r in RATES.items() if name in words]
     older = [c for c in RATES if isinstance(c, tuple) and c <= card.capability]
     return named[0] if named else RATES[max(older, default=(6, 0))]
 
+
 def step_ms(
     rate: Rate,
-    sequences: float,   # of 256 tokens, a card
-    cards: int=1,
-)->tuple:               # milliseconds a step of i3-300m: what is fixed, and all of it
+    sequences: float,  # of 256 tokens, a card
+    cards: int = 1,
+) -> tuple:  # milliseconds a step of i3-300m: what is fixed, and all of it
     "What a training step should take, by counting."
-    products, muon = 183., 654.                     # GFLOP: a sequence's, and Muon's
-    small, steady, optimizer = 1.54, 3.7, 16.       # GB that small operations move: a sequence's, and the same for any number
-    each = products/rate.tflops + 1e3*small/rate.gbs + rate.scan_ms
-    fixed = 10*256*rate.gru_us/1e3 + muon/rate.tflops/cards + 1e3*(steady + optimizer)/rate.gbs
-    if cards > 1:                                   # at 5 GB/s: Muon's directions, and what the backward pass does not hide
-        fixed += 28 + max(0., 82 - .6*each*sequences)
-    return fixed, fixed + each*sequences
+    products, muon = 183.0, 654.0  # GFLOP: a sequence's, and Muon's
+    small, steady, optimizer = (
+        1.54,
+        3.7,
+        16.0,
+    )  # GB that small operations move: a sequence's, and the same for any number
+    each = products / rate.tflops + 1e3 * small / rate.gbs + rate.scan_ms
+    fixed = 10 * 256 * rate.gru_us / 1e3 + muon / rate.tflops / cards + 1e3 * (steady + optimizer) / rate.gbs
+    if cards > 1:  # at 5 GB/s: Muon's directions, and what the backward pass does not hide
+        fixed += 28 + max(0.0, 82 - 0.6 * each * sequences)
+    return fixed, fixed + each * sequences
 
-def good_batch(rate: Rate, cards: int=1)->int:
+
+def good_batch(rate: Rate, cards: int = 1) -> int:
     "Sequences a step, over all cards: what is fixed takes at most a third of it; from 16 to 256 a card."
+
     def fixed_share(each):
         fixed, whole = step_ms(rate, each, cards)
-        return fixed/whole
-    return cards*next(each for each in (16, 32, 64, 128, 256) if each == 256 or fixed_share(each) <= 1/3)
+        return fixed / whole
+
+    return cards * next(each for each in (16, 32, 64, 128, 256) if each == 256 or fixed_share(each) <= 1 / 3)
 
 # %% ../nbs/14_kaggle.ipynb #c021
 @dataclass(frozen=True)
 class Plan:
     "How to train on a machine."
+
     preset: str
-    cards: tuple = ()              # indices into the facts' cards; empty: the CPU
-    install: str = ''              # a torch to install for the training process
+    cards: tuple = ()  # indices into the facts' cards; empty: the CPU
+    install: str = ''  # a torch to install for the training process
     precision: str = 'fp32'
-    batch_size: int = 16           # sequences a step, over all processes
-    micro_batch: int = 16          # sequences computed at once
+    batch_size: int = 16  # sequences a step, over all processes
+    micro_batch: int = 16  # sequences computed at once
     recompute: bool = False
-    graphs: bool|None = None       # record steps; None: whatever the rehearsal finds faster
-    plain: bool = False            # no kernels of our own
-    reasons: tuple = ()            # one line a choice
+    graphs: bool | None = None  # record steps; None: whatever the rehearsal finds faster
+    plain: bool = False  # no kernels of our own
+    reasons: tuple = ()  # one line a choice
 
     @property
-    def processes(self): return max(1, len(self.cards))
-    @property
-    def compile(self): return False    # see below
+    def processes(self):
+        return max(1, len(self.cards))
 
-    def way(self)->Way:
+    @property
+    def compile(self):
+        return False  # see below
+
+    def way(self) -> Way:
         "The same, as a rehearsal takes it."
-        same = {k: getattr(self, k) for k in ('preset', 'processes', 'precision', 'batch_size', 'micro_batch', 'recompute', 'graphs', 'plain')}
+        same = {
+            k: getattr(self, k)
+            for k in ('preset', 'processes', 'precision', 'batch_size', 'micro_batch', 'recompute', 'graphs', 'plain')
+        }
         return Way(device='cuda' if self.cards else 'cpu', **same)
 
     def by(self, way: Way):
         "The plan that a rehearsal ended with."
         same = {k: getattr(way, k) for k in ('precision', 'micro_batch', 'graphs', 'plain')}
-        return replace(self, cards=self.cards[:way.processes], **same)
+        return replace(self, cards=self.cards[: way.processes], **same)
 
-    def args(self)->list:
+    def args(self) -> list:
         "Arguments of `i3nb_train`."
         return self.way().args()
 
+
 def pick_cards(
     facts: Facts,
-    cfg: I3Config,    # what shall fit
-)->tuple:             # indices; empty where no card can be used
+    cfg: I3Config,  # what shall fit
+) -> tuple:  # indices; empty where no card can be used
     "The best group of equal cards."
     groups = {}
-    for i, c in enumerate(facts.cards): groups.setdefault((c.name, c.capability, round(c.memory_gb)), []).append(i)
+    for i, c in enumerate(facts.cards):
+        groups.setdefault((c.name, c.capability, round(c.memory_gb)), []).append(i)
+
     def rank(group):
         (_, capability, memory), serving = group[0], torch_for(group[0][1], facts)
         return serving == '', fit_batch(cfg, 1, memory) is not None, capability, len(group[1])
+
     usable = [g for g in groups.items() if torch_for(g[0][1], facts) is not None]
     return tuple(max(usable, key=rank)[1]) if usable else ()
 
 # %% ../nbs/14_kaggle.ipynb #c024
-def _cpu_plan(facts: Facts, preset: str, batch_size: int)->Plan:
+def _cpu_plan(facts: Facts, preset: str, batch_size: int) -> Plan:
     "Training without a card."
     fast, name = (facts.cpu_bf16 or 0) > 1.2, 'i3-tiny' if preset == 'auto' else preset
-    if not facts.cards: why = 'no card: training on the CPU'
-    elif facts.cuda is None: why = f'{facts.cards[0].name} stays idle: torch {facts.torch} was built without CUDA; install a CUDA build to use it'
-    else: why = f'{facts.cards[0].name} (capability {_dots(facts.cards[0].capability)}) stays idle: no torch that i3nb knows runs on it with driver {facts.driver or "unknown"}'
-    said = [why] + ['i3-tiny: the full model takes days on a CPU']*(preset == 'auto') + [f"{'bf16' if fast else 'fp32'}: " + (f'this CPU multiplies bf16 {facts.cpu_bf16:.1f} times as fast as fp32' if facts.cpu_bf16 else 'bf16 was not measured')]
-    return Plan(name, precision='bf16' if fast else 'fp32', batch_size=batch_size, micro_batch=batch_size, reasons=tuple(said))
+    if not facts.cards:
+        why = 'no card: training on the CPU'
+    elif facts.cuda is None:
+        why = f'{facts.cards[0].name} stays idle: torch {facts.torch} was built without CUDA; install a CUDA build to use it'
+    else:
+        why = f'{facts.cards[0].name} (capability {_dots(facts.cards[0].capability)}) stays idle: no torch that i3nb knows runs on it with driver {facts.driver or "unknown"}'
+    said = (
+        [why]
+        + ['i3-tiny: the full model takes days on a CPU'] * (preset == 'auto')
+        + [
+            f'{"bf16" if fast else "fp32"}: '
+            + (
+                f'this CPU multiplies bf16 {facts.cpu_bf16:.1f} times as fast as fp32'
+                if facts.cpu_bf16
+                else 'bf16 was not measured'
+            )
+        ]
+    )
+    return Plan(
+        name, precision='bf16' if fast else 'fp32', batch_size=batch_size, micro_batch=batch_size, reasons=tuple(said)
+    )
 
-def _dots(capability)->str: return '.'.join(map(str, capability))
 
-def _batch_for(facts: Facts, cards: tuple, cfg: I3Config)->int:
+def _dots(capability) -> str:
+    return '.'.join(map(str, capability))
+
+
+def _batch_for(facts: Facts, cards: tuple, cfg: I3Config) -> int:
     "Sequences a step for a model of `i3-300m`'s size; 16 a card for others, whose times were not counted."
-    counted = abs(param_count(cfg)/param_count(I3Config.preset('i3-300m')) - 1) < .2
-    return good_batch(rate_of(facts.cards[cards[0]]), len(cards)) if counted else 16*len(cards)
+    counted = abs(param_count(cfg) / param_count(I3Config.preset('i3-300m')) - 1) < 0.2
+    return good_batch(rate_of(facts.cards[cards[0]]), len(cards)) if counted else 16 * len(cards)
+
 
 def plan(
     facts: Facts,
-    preset: str='auto',    # a preset; 'auto': i3-300m on a card, i3-tiny without
-    batch_size: int=None,  # sequences a step, over all cards; 16 is the papers'; None: by what the cards reach
-)->Plan:
+    preset: str = 'auto',  # a preset; 'auto': i3-300m on a card, i3-tiny without
+    batch_size: int = None,  # sequences a step, over all cards; 16 is the papers'; None: by what the cards reach
+) -> Plan:
     "Settings that fit a machine, with the reasons."
     cfg = I3Config.preset('i3-300m' if preset == 'auto' else preset)
     cards, asked = pick_cards(facts, cfg), batch_size
-    while cards and asked and asked % len(cards): cards = cards[:-1]
-    if not cards: return _cpu_plan(facts, preset, asked or 16)
+    while cards and asked and asked % len(cards):
+        cards = cards[:-1]
+    if not cards:
+        return _cpu_plan(facts, preset, asked or 16)
     batch_size = asked or _batch_for(facts, cards, cfg)
     card, n, said = facts.cards[cards[0]], len(cards), []
-    name, fits = ('i3-300m' if preset == 'auto' else preset), fit_batch(cfg, batch_size//n, card.memory_gb)
+    name, fits = ('i3-300m' if preset == 'auto' else preset), fit_batch(cfg, batch_size // n, card.memory_gb)
     if fits is None and preset == 'auto':
-        name, fits = 'i3-tiny', fit_batch(I3Config.preset('i3-tiny'), batch_size//n, card.memory_gb)
+        name, fits = 'i3-tiny', fit_batch(I3Config.preset('i3-tiny'), batch_size // n, card.memory_gb)
         said.append(f'i3-tiny: {card.memory_gb:.0f} GB are too few for i3-300m')
-    if fits is None: fits = 1, True; said.append(f'{card.memory_gb:.0f} GB may be too few for {name}; it is tried with the smallest settings')
-    if install := torch_for(card.capability, facts): said.append(f'torch {install} is installed for the training process: torch {facts.torch} ' + ('holds no code for' if facts.cuda_ok else 'finds no driver it can use for') + f' this card (sm_{card.capability[0]}{card.capability[1]})')
-    if not asked: said.append(f'{batch_size} sequences a step: what does not depend on their number takes at most a third of it')
-    if n > 1: said.append(f'{n} equal cards: a process each, {batch_size//n} sequences of the batch for each')
-    if len(facts.cards) > n: said.append(f'of {len(facts.cards)} cards, {len(facts.cards)-n} idle: data parallel needs equal cards that share the batch')
+    if fits is None:
+        fits = 1, True
+        said.append(f'{card.memory_gb:.0f} GB may be too few for {name}; it is tried with the smallest settings')
+    if install := torch_for(card.capability, facts):
+        said.append(
+            f'torch {install} is installed for the training process: torch {facts.torch} '
+            + ('holds no code for' if facts.cuda_ok else 'finds no driver it can use for')
+            + f' this card (sm_{card.capability[0]}{card.capability[1]})'
+        )
+    if not asked:
+        said.append(f'{batch_size} sequences a step: what does not depend on their number takes at most a third of it')
+    if n > 1:
+        said.append(f'{n} equal cards: a process each, {batch_size // n} sequences of the batch for each')
+    if len(facts.cards) > n:
+        said.append(
+            f'of {len(facts.cards)} cards, {len(facts.cards) - n} idle: data parallel needs equal cards that share the batch'
+        )
     bf16 = card.capability >= (8, 0)
-    said += ['bf16: capability 8.0 or newer' if bf16 else f'fp16 with loss scaling: capability {_dots(card.capability)} has no bf16',
-             f'{fits[0]} sequences at once' + (', blocks recomputed in the backward pass' if fits[1] else '') + f': {card.memory_gb:.0f} GB; halved if the card runs out of memory', 'torch.compile is not used']
+    said += [
+        'bf16: capability 8.0 or newer'
+        if bf16
+        else f'fp16 with loss scaling: capability {_dots(card.capability)} has no bf16',
+        f'{fits[0]} sequences at once'
+        + (', blocks recomputed in the backward pass' if fits[1] else '')
+        + f': {card.memory_gb:.0f} GB; halved if the card runs out of memory',
+        'torch.compile is not used',
+    ]
     return Plan(name, cards, install, 'bf16' if bf16 else 'fp16', batch_size, *fits, reasons=tuple(said))
 
 # %% ../nbs/14_kaggle.ipynb #c029
-INSTALL_GB = 12   # while pip unpacks; 5 stay
-SHARED = ('filelock', 'fsspec', 'jinja2', 'markupsafe', 'networkx', 'numpy', 'typing-extensions')   # used by torch and by others
+INSTALL_GB = 12  # while pip unpacks; 5 stay
+SHARED = (
+    'filelock',
+    'fsspec',
+    'jinja2',
+    'markupsafe',
+    'networkx',
+    'numpy',
+    'typing-extensions',
+)  # used by torch and by others
 
-def _versions(names)->list:
+
+def _versions(names) -> list:
     "`name==version` of those that are installed, as releases that pip can find."
     found = []
     for name in names:
-        try: found.append(f'{name}=={metadata.version(name)}')
-        except metadata.PackageNotFoundError: pass
+        try:
+            found.append(f'{name}=={metadata.version(name)}')
+        except metadata.PackageNotFoundError:
+            pass
     return [f for f in found if '+' not in f]
 
+
 def install_torch(
-    version: str,    # a plain release on PyPI
-    scratch: Path,   # it goes into a folder here; found ready the next time
-    run=run_text,    # how to run pip
-)->Path:             # the folder to put first in PYTHONPATH
+    version: str,  # a plain release on PyPI
+    scratch: Path,  # it goes into a folder here; found ready the next time
+    run=run_text,  # how to run pip
+) -> Path:  # the folder to put first in PYTHONPATH
     "Install a torch beside the one that is here. Raises `I3Error` with pip's last words."
-    final = Path(scratch)/f'torch-{version}'
-    if (final/'torch').is_dir(): return final
-    tmp = Path(scratch)/f'.torch-{version}-{os.getpid()}'
+    final = Path(scratch) / f'torch-{version}'
+    if (final / 'torch').is_dir():
+        return final
+    tmp = Path(scratch) / f'.torch-{version}-{os.getpid()}'
     shutil.rmtree(tmp, ignore_errors=True)
-    limits = write_atomic(Path(scratch)/'constraints.txt', '\n'.join(_versions(SHARED))+'\n')
+    limits = write_atomic(Path(scratch) / 'constraints.txt', '\n'.join(_versions(SHARED)) + '\n')
     try:
-        status, said = run(sys.executable, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-cache-dir', '--target', tmp, '--constraint', limits, f'torch=={version}',
-            timeout=1800, env={**os.environ, 'TMPDIR': str(scratch)})          # pip moves what it unpacked: on one disk, that is a rename
-        if status or not (tmp/'torch').is_dir():
-            raise I3Error(f'torch {version} could not be installed ({(said.strip().splitlines() or ["no word from pip"])[-1][:200]}); switch the internet on, leave {INSTALL_GB} GB free in {scratch}, and run the cell again')
+        status, said = run(
+            sys.executable,
+            '-m',
+            'pip',
+            'install',
+            '--quiet',
+            '--disable-pip-version-check',
+            '--no-cache-dir',
+            '--target',
+            tmp,
+            '--constraint',
+            limits,
+            f'torch=={version}',
+            timeout=1800,
+            env={**os.environ, 'TMPDIR': str(scratch)},
+        )  # pip moves what it unpacked: on one disk, that is a rename
+        if status or not (tmp / 'torch').is_dir():
+            raise I3Error(
+                f'torch {version} could not be installed ({(said.strip().splitlines() or ["no word from pip"])[-1][:200]}); switch the internet on, leave {INSTALL_GB} GB free in {scratch}, and run the cell again'
+            )
         os.replace(tmp, final)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return final
 
 # %% ../nbs/14_kaggle.ipynb #c033
@@ -343,143 +527,262 @@ def train_env(
     facts: Facts,
     chosen: Plan,
     scratch: Path,
-    overlay=None,     # folder of another torch
-    env=None,         # default: the environment
-)->dict:
+    overlay=None,  # folder of another torch
+    env=None,  # default: the environment
+) -> dict:
     "The environment of the training process."
     env, scratch = dict(os.environ if env is None else env), Path(scratch)
     paths = [overlay, Path(i3nb.__file__).parent.parent, env.get('PYTHONPATH')]
     env['PYTHONPATH'] = os.pathsep.join(str(p) for p in paths if p)
     env.update(MPLBACKEND='Agg', PYTHONUNBUFFERED='1', TOKENIZERS_PARALLELISM='false')
-    if not (env.get('HOME') and os.access(env['HOME'], os.W_OK)): env['HOME'] = str(scratch/'home'); (scratch/'home').mkdir(parents=True, exist_ok=True)   # caches go there
-    if chosen.processes > 1: env['OMP_NUM_THREADS'] = str(max(1, facts.cpus//chosen.processes))
+    if not (env.get('HOME') and os.access(env['HOME'], os.W_OK)):
+        env['HOME'] = str(scratch / 'home')
+        (scratch / 'home').mkdir(parents=True, exist_ok=True)  # caches go there
+    if chosen.processes > 1:
+        env['OMP_NUM_THREADS'] = str(max(1, facts.cpus // chosen.processes))
     if chosen.cards and len(chosen.cards) < len(facts.cards):
-        env['CUDA_DEVICE_ORDER'] = 'PCI_BUS_ID'                                # NVML's order, where a card has no UUID
+        env['CUDA_DEVICE_ORDER'] = 'PCI_BUS_ID'  # NVML's order, where a card has no UUID
         env['CUDA_VISIBLE_DEVICES'] = ','.join(facts.cards[i].uuid or str(i) for i in chosen.cards)
     return env
 
 # %% ../nbs/14_kaggle.ipynb #c039
 OPEN_DATA = ('roneneldan/TinyStories', 'agentlans/high-quality-english-sentences')
 
+
 def choose_data(
-    data: str='auto',       # a data spec; 'auto': the papers' data
-    tinychat: bool=False,   # TinyChat, too (CC-BY-NC-4.0)
-    required: bool=False,   # without the hub, stop instead of making stories up
-    problem=None,           # asked once per data set; default: `hub_problem`
-)->tuple:                   # the spec, what is wrong (or None), whether it can be trained on
+    data: str = 'auto',  # a data spec; 'auto': the papers' data
+    tinychat: bool = False,  # TinyChat, too (CC-BY-NC-4.0)
+    required: bool = False,  # without the hub, stop instead of making stories up
+    problem=None,  # asked once per data set; default: `hub_problem`
+) -> tuple:  # the spec, what is wrong (or None), whether it can be trained on
     "What to train on."
     problem = problem or hub_problem
     if data != 'auto':
-        try: sources = open_sources(data)
-        except I3Error as e: return data, str(e), False
+        try:
+            sources = open_sources(data)
+        except I3Error as e:
+            return data, str(e), False
         wrong = next((f'{s.name}: {w}' for s in sources if s.kind == 'hub' and (w := problem(s.name))), None)
         return data, wrong, wrong is None
-    names = [*OPEN_DATA, *['starhopp3r/TinyChat']*tinychat]
+    names = [*OPEN_DATA, *['starhopp3r/TinyChat'] * tinychat]
     wrong = 'HF_HUB_OFFLINE is set' if hub_offline() else next((f'{n}: {w}' for n in names if (w := problem(n))), None)
-    if wrong is None or required: return ','.join(names), wrong, wrong is None
+    if wrong is None or required:
+        return ','.join(names), wrong, wrong is None
     return 'synthetic', wrong, True
 
 # %% ../nbs/14_kaggle.ipynb #c042
-SESSION_HOURS, MARGIN_HOURS = 12., .5
+SESSION_HOURS, MARGIN_HOURS = 12.0, 0.5
+
 
 def time_left(
     on_kaggle: bool,
-    started: float=None,   # Unix seconds; default: when the container's first process began
-    now: float=None,
-)->float|None:             # hours; None where no limit is known
+    started: float = None,  # Unix seconds; default: when the container's first process began
+    now: float = None,
+) -> float | None:  # hours; None where no limit is known
     "How much of the session is left."
     limit = float(os.environ.get('I3NB_SESSION_HOURS') or (SESSION_HOURS if on_kaggle else 0))
-    if not limit: return None
+    if not limit:
+        return None
     now = time.time() if now is None else now
     if started is None:
-        try: started = psutil.Process(1).create_time()
-        except psutil.Error: started = 0.
-        if not 0 <= now-started < 3600*limit: started = psutil.Process().create_time()    # not the session's first process: we still live
-    return limit - (now-started)/3600
+        try:
+            started = psutil.Process(1).create_time()
+        except psutil.Error:
+            started = 0.0
+        if not 0 <= now - started < 3600 * limit:
+            started = psutil.Process().create_time()  # not the session's first process: we still live
+    return limit - (now - started) / 3600
+
 
 def budget(
-    hours: float,             # wanted
-    left: float|None=None,    # of the session
-)->float:                     # minutes of training
+    hours: float,  # wanted
+    left: float | None = None,  # of the session
+) -> float:  # minutes of training
     "Minutes for the trainer. Raises `I3Error` where too little is left to be worth it."
-    if not hours > 0: raise I3Error(f'hours={hours!r} must be positive; 3 is what the paper took')
+    if not hours > 0:
+        raise I3Error(f'hours={hours!r} must be positive; 3 is what the paper took')
     usable = hours if left is None else min(hours, left - MARGIN_HOURS)
-    if usable < min(hours, .1): raise I3Error(f'{60*max(0, left):.0f} minutes of the session are left, too few to train; start a new session')
-    return 60*usable - min(10., 6*usable)
+    if usable < min(hours, 0.1):
+        raise I3Error(f'{60 * max(0, left):.0f} minutes of the session are left, too few to train; start a new session')
+    return 60 * usable - min(10.0, 6 * usable)
 
 # %% ../nbs/14_kaggle.ipynb #c045
 VERDICTS = ('ok', 'warn', 'stop')
 
+
 @dataclass(frozen=True)
 class Check:
     "One line of the pre-flight."
+
     what: str
     found: str
-    verdict: str = 'ok'   # one of `VERDICTS`
+    verdict: str = 'ok'  # one of `VERDICTS`
     remedy: str = ''
+
 
 class Report(list):
     "Checks, as a table."
+
     @property
-    def verdict(self): return max((c.verdict for c in self), key=VERDICTS.index, default='ok')
+    def verdict(self):
+        return max((c.verdict for c in self), key=VERDICTS.index, default='ok')
 
     def __str__(self):
         wide = max((len(c.what) for c in self), default=0)
-        lines = [f'{c.verdict.upper() if c.verdict != "ok" else "ok":4}  {c.what:{wide}}  {c.found}' + (f'\n{"":{wide+8}}→ {c.remedy}' if c.remedy else '') for c in self]
+        lines = [
+            f'{c.verdict.upper() if c.verdict != "ok" else "ok":4}  {c.what:{wide}}  {c.found}'
+            + (f'\n{"":{wide + 8}}→ {c.remedy}' if c.remedy else '')
+            for c in self
+        ]
         return '\n'.join([*lines, f'verdict: {self.verdict}'])
+
     __repr__ = __str__
 
     def _repr_html_(self):
         mark = dict(ok=('✓', '#0072B2'), warn=('!', '#B8860B'), stop=('✕', '#D55E00'))
+
         def row(c):
-            cells = [html.escape(c.what), html.escape(c.found), f'<b style="color:{mark[c.verdict][1]}">{mark[c.verdict][0]} {c.verdict}</b>', html.escape(c.remedy)]
-            return '<tr>' + ''.join(f'<td style="text-align:left;vertical-align:top;padding:3px 10px">{x}</td>' for x in cells) + '</tr>'
-        head = ''.join(f'<th style="text-align:left;padding:3px 10px">{x}</th>' for x in ('', 'found', 'verdict', 'remedy'))
+            cells = [
+                html.escape(c.what),
+                html.escape(c.found),
+                f'<b style="color:{mark[c.verdict][1]}">{mark[c.verdict][0]} {c.verdict}</b>',
+                html.escape(c.remedy),
+            ]
+            return (
+                '<tr>'
+                + ''.join(f'<td style="text-align:left;vertical-align:top;padding:3px 10px">{x}</td>' for x in cells)
+                + '</tr>'
+            )
+
+        head = ''.join(
+            f'<th style="text-align:left;padding:3px 10px">{x}</th>' for x in ('', 'found', 'verdict', 'remedy')
+        )
         return f'<table class="i3nb-preflight"><tr>{head}</tr>{"".join(map(row, self))}</table>'
 
-    def as_dict(self)->dict: return dict(verdict=self.verdict, checks=[asdict(c) for c in self])
+    def as_dict(self) -> dict:
+        return dict(verdict=self.verdict, checks=[asdict(c) for c in self])
 
 # %% ../nbs/14_kaggle.ipynb #c048
-def check_device(facts: Facts, chosen: Plan)->list:
+def check_device(facts: Facts, chosen: Plan) -> list:
     "Cards, torch, driver, and the plan."
-    names = ', '.join(f'{c.name} (sm_{c.capability[0]}{c.capability[1]}, {c.memory_gb:.1f} GB)' for c in facts.cards) or f'no card; {facts.cpus} CPU cores'
+    names = (
+        ', '.join(f'{c.name} (sm_{c.capability[0]}{c.capability[1]}, {c.memory_gb:.1f} GB)' for c in facts.cards)
+        or f'no card; {facts.cpus} CPU cores'
+    )
     idle = facts.cards and not chosen.cards
     out = [Check('device', names, 'warn' if idle else 'ok', chosen.reasons[0] if idle else '')]
-    built = f"torch {facts.torch}, Python {facts.python}; built for " + (f"CUDA {facts.cuda}: {', '.join(facts.archs) or 'unknown cards'}" if facts.cuda else 'the CPU')
-    out.append(Check('torch', built, 'warn' if chosen.install else 'ok', f'torch {chosen.install} is installed for the training process; nothing to do' if chosen.install else ''))
-    if facts.cards: out.append(Check('driver', f"{facts.driver or 'unknown'}" + (f', CUDA up to {_dots(facts.driver_cuda)}' if facts.driver_cuda else '')))
-    return out + [Check('plan', f'{chosen.preset} on ' + (f'{chosen.processes} card{"s" if chosen.processes > 1 else ""}' if chosen.cards else 'the CPU') + '; ' + '; '.join(chosen.reasons))]
+    built = f'torch {facts.torch}, Python {facts.python}; built for ' + (
+        f'CUDA {facts.cuda}: {", ".join(facts.archs) or "unknown cards"}' if facts.cuda else 'the CPU'
+    )
+    out.append(
+        Check(
+            'torch',
+            built,
+            'warn' if chosen.install else 'ok',
+            f'torch {chosen.install} is installed for the training process; nothing to do' if chosen.install else '',
+        )
+    )
+    if facts.cards:
+        out.append(
+            Check(
+                'driver',
+                f'{facts.driver or "unknown"}'
+                + (f', CUDA up to {_dots(facts.driver_cuda)}' if facts.driver_cuda else ''),
+            )
+        )
+    return out + [
+        Check(
+            'plan',
+            f'{chosen.preset} on '
+            + (f'{chosen.processes} card{"s" if chosen.processes > 1 else ""}' if chosen.cards else 'the CPU')
+            + '; '
+            + '; '.join(chosen.reasons),
+        )
+    ]
 
-def check_room(facts: Facts, chosen: Plan)->list:
+
+def check_room(facts: Facts, chosen: Plan) -> list:
     "Main memory and disk."
     n = param_count(I3Config.preset(chosen.preset))
-    ram, disk = (memory_need(I3Config.preset(chosen.preset), chosen.micro_batch) if not chosen.cards else 1.5*chosen.processes + 8*n/GB), 3*12*n/GB + .2
-    return [Check('memory', f'{facts.ram_free_gb:.1f} of {facts.ram_gb:.1f} GB free, about {ram:.1f} needed', *(() if facts.ram_free_gb > ram else ('warn', 'close other programs, or choose a smaller preset'))),
-            Check('disk', f'{facts.disk_free_gb:.1f} GB free, up to {disk:.1f} needed', *(() if facts.disk_free_gb > disk else ('stop', 'delete old outputs in the working folder')))]
+    ram, disk = (
+        (
+            memory_need(I3Config.preset(chosen.preset), chosen.micro_batch)
+            if not chosen.cards
+            else 1.5 * chosen.processes + 8 * n / GB
+        ),
+        3 * 12 * n / GB + 0.2,
+    )
+    return [
+        Check(
+            'memory',
+            f'{facts.ram_free_gb:.1f} of {facts.ram_gb:.1f} GB free, about {ram:.1f} needed',
+            *(() if facts.ram_free_gb > ram else ('warn', 'close other programs, or choose a smaller preset')),
+        ),
+        Check(
+            'disk',
+            f'{facts.disk_free_gb:.1f} GB free, up to {disk:.1f} needed',
+            *(() if facts.disk_free_gb > disk else ('stop', 'delete old outputs in the working folder')),
+        ),
+    ]
 
-def internet(host='huggingface.co', timeout: float=3.)->bool:
+
+def internet(host='huggingface.co', timeout: float = 3.0) -> bool:
     "Whether a name can be resolved and connected to, within the time."
     answer = []
+
     def ask():
-        try: socket.create_connection((host, 443), timeout).close(); answer.append(True)
-        except OSError: pass
+        try:
+            socket.create_connection((host, 443), timeout).close()
+            answer.append(True)
+        except OSError:
+            pass
+
     thread = threading.Thread(target=ask, daemon=True)
-    thread.start(); thread.join(timeout)
+    thread.start()
+    thread.join(timeout)
     return bool(answer)
 
-def check_world(online: bool, data: tuple, chosen: Plan, left, places: Places)->list:
+
+def check_world(online: bool, data: tuple, chosen: Plan, left, places: Places) -> list:
     "Internet, data and time."
     spec, wrong, can = data
-    switch = 'Kaggle: Session options → Internet → on (needs a verified phone number)' if places.on_kaggle else 'connect this machine'
-    out = [Check('internet', 'huggingface.co answers' if online else 'no answer from huggingface.co', *(() if online else ('stop' if chosen.install else 'warn', switch)))]
+    switch = (
+        'Kaggle: Session options → Internet → on (needs a verified phone number)'
+        if places.on_kaggle
+        else 'connect this machine'
+    )
+    out = [
+        Check(
+            'internet',
+            'huggingface.co answers' if online else 'no answer from huggingface.co',
+            *(() if online else ('stop' if chosen.install else 'warn', switch)),
+        )
+    ]
     made_up = spec == 'synthetic'
-    out.append(Check('data', spec + (f' ({wrong})' if wrong else ''), 'ok' if can and not made_up else 'warn' if can else 'stop',
-        '' if can and not made_up else 'stories made up by a grammar: no figure of this run is a result; connect, or give your own file as data' if can else f'{switch}, or give your own file as data'))
-    if left is not None: out.append(Check('time', f'{left:.1f} hours of the session left', *(() if left > 1 else ('stop' if left < MARGIN_HOURS + .1 else 'warn', 'start a new session'))))
+    out.append(
+        Check(
+            'data',
+            spec + (f' ({wrong})' if wrong else ''),
+            'ok' if can and not made_up else 'warn' if can else 'stop',
+            ''
+            if can and not made_up
+            else 'stories made up by a grammar: no figure of this run is a result; connect, or give your own file as data'
+            if can
+            else f'{switch}, or give your own file as data',
+        )
+    )
+    if left is not None:
+        out.append(
+            Check(
+                'time',
+                f'{left:.1f} hours of the session left',
+                *(() if left > 1 else ('stop' if left < MARGIN_HOURS + 0.1 else 'warn', 'start a new session')),
+            )
+        )
     return out
 
 # %% ../nbs/14_kaggle.ipynb #c051
-KEEPER = r'''
+KEEPER = r"""
 run=$1; deadline=$2; shift 2
 "$@" </dev/null &
 child=$!
@@ -489,313 +792,466 @@ while kill -0 $child 2>/dev/null; do
 done
 wait $child; status=$?
 echo $status > "$run/.exit.new" && mv "$run/.exit.new" "$run/.exit"
-'''
+"""
+
 
 def train_command(
-    args: list,         # of `i3nb_train`
-    scratch='.',        # where a one-line program is written
-)->list:
+    args: list,  # of `i3nb_train`
+    scratch='.',  # where a one-line program is written
+) -> list:
     "The command that trains. It is run by the notebook's Python, so that PYTHONPATH decides which torch it gets."
-    script = write_atomic(Path(scratch)/'i3nb_train.py', 'from i3nb.trainer import i3nb_train\nif __name__ == "__main__": i3nb_train()\n')
+    script = write_atomic(
+        Path(scratch) / 'i3nb_train.py',
+        'from i3nb.trainer import i3nb_train\nif __name__ == "__main__": i3nb_train()\n',
+    )
     return [sys.executable, str(script), *map(str, args)]
 
 # %% ../nbs/14_kaggle.ipynb #c054
-def _json(path)->dict:
+def _json(path) -> dict:
     "A JSON object from a file; {} where there is none."
-    try: d = json.loads(Path(path).read_text())
-    except (OSError, ValueError): return {}
+    try:
+        d = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
     return d if isinstance(d, dict) else {}
 
-def _lives(pid, born: float, slack: float=1.5)->bool:
-    "Whether the process that was born then is still there."
-    try: p = psutil.Process(pid); return p.status() != psutil.STATUS_ZOMBIE and abs(p.create_time() - born) < slack
-    except (psutil.Error, TypeError, ValueError): return False
 
-def _trains(status: dict)->bool:
+def _lives(pid, born: float, slack: float = 1.5) -> bool:
+    "Whether the process that was born then is still there."
+    try:
+        p = psutil.Process(pid)
+        return p.status() != psutil.STATUS_ZOMBIE and abs(p.create_time() - born) < slack
+    except (psutil.Error, TypeError, ValueError):
+        return False
+
+
+def _trains(status: dict) -> bool:
     "Whether `run.json` tells of a living process of this machine that trains."
-    if status.get('state') != 'running' or status.get('host') not in (None, socket.gethostname()): return False
-    try: p = psutil.Process(status['pid']); return p.create_time() <= status['started']+1 and any('i3nb' in a for a in p.cmdline())
-    except (psutil.Error, KeyError, TypeError, ValueError): return False
+    if status.get('state') != 'running' or status.get('host') not in (None, socket.gethostname()):
+        return False
+    try:
+        p = psutil.Process(status['pid'])
+        return p.create_time() <= status['started'] + 1 and any('i3nb' in a for a in p.cmdline())
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
 
 # %% ../nbs/14_kaggle.ipynb #c056
 class Run:
     "A training run, watched from outside."
-    def __init__(self, folder): self.folder = Path(folder)
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
 
     @property
-    def status(self)->dict: return _json(self.folder/'run.json')
+    def status(self) -> dict:
+        return _json(self.folder / 'run.json')
+
     @property
-    def alive(self)->bool:
+    def alive(self) -> bool:
         "Whether its process lives: the keeper, or the trainer without one."
-        noted = _json(self.folder/'launch.json')
-        return _lives(noted.get('pid'), noted.get('born', 0.)) or _trains(self.status)
+        noted = _json(self.folder / 'launch.json')
+        return _lives(noted.get('pid'), noted.get('born', 0.0)) or _trains(self.status)
 
     @property
-    def exit(self)->int|None:
+    def exit(self) -> int | None:
         "How the last process ended; None where it lives or nothing is known."
-        try: return int((self.folder/'.exit').read_text())
-        except (OSError, ValueError): return None
+        try:
+            return int((self.folder / '.exit').read_text())
+        except (OSError, ValueError):
+            return None
 
-    def poll(self)->int|None:
+    def poll(self) -> int | None:
         "None while it lives, then its exit status, as `subprocess.Popen` has it."
         return None if self.alive else self.exit or 0
 
     @property
-    def state(self)->str:
+    def state(self) -> str:
         "'none', 'preparing', 'running', 'finished', 'stopped' or 'failed'."
-        status, begun = self.status, _json(self.folder/'launch.json').get('born', 0.)
-        fresh = status.get('started', 0.) >= begun - 1.5
-        if self.alive: return 'running' if fresh and status.get('state') == 'running' else 'preparing'
-        if not status and not begun: return 'none'
-        if self.exit or not fresh or status.get('state') == 'running': return 'failed'
+        status, begun = self.status, _json(self.folder / 'launch.json').get('born', 0.0)
+        fresh = status.get('started', 0.0) >= begun - 1.5
+        if self.alive:
+            return 'running' if fresh and status.get('state') == 'running' else 'preparing'
+        if not status and not begun:
+            return 'none'
+        if self.exit or not fresh or status.get('state') == 'running':
+            return 'failed'
         return status.get('state', 'failed')
 
-    def tail(self, n: int=15)->str:
+    def tail(self, n: int = 15) -> str:
         "The last lines of its output; of a progress bar, only what was seen last."
         try:
-            with open(self.folder/'train.log', 'rb') as f: f.seek(max(0, f.seek(0, 2)-60_000)); text = f.read().decode('utf-8', 'replace')
-        except OSError: return ''
-        lines = [re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', l.rstrip('\r').rpartition('\r')[2]).rstrip() for l in text.split('\n')]
+            with open(self.folder / 'train.log', 'rb') as f:
+                f.seek(max(0, f.seek(0, 2) - 60_000))
+                text = f.read().decode('utf-8', 'replace')
+        except OSError:
+            return ''
+        lines = [
+            re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', l.rstrip('\r').rpartition('\r')[2]).rstrip() for l in text.split('\n')
+        ]
         return '\n'.join([l for l in lines if l][-n:])
 
-    def wait(self, timeout: float=None)->str:
+    def wait(self, timeout: float = None) -> str:
         "Until it ends, or the time is over; its state."
-        end = None if timeout is None else time.monotonic()+timeout
-        while self.alive and (end is None or time.monotonic() < end): time.sleep(.2)
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.alive and (end is None or time.monotonic() < end):
+            time.sleep(0.2)
         return self.state
 
     def stop(self):
         "Ask for a clean end with a checkpoint."
-        (self.folder/'STOP').touch()
+        (self.folder / 'STOP').touch()
 
 # %% ../nbs/14_kaggle.ipynb #c058
 def attach(
-    folder,       # a run folder
-)->Run|None:
+    folder,  # a run folder
+) -> Run | None:
     "The run that is being trained into `folder`, or None."
     run = Run(folder)
     return run if run.alive else None
 
+
 def launch(
-    folder,                   # the run folder
-    command: list,            # from `train_command`
-    env: dict=None,           # from `train_env`
-    seconds: float=None,      # after so long it is asked to stop; None: never
-    **note,                   # kept in `launch.json`, too
-)->Run:
+    folder,  # the run folder
+    command: list,  # from `train_command`
+    env: dict = None,  # from `train_env`
+    seconds: float = None,  # after so long it is asked to stop; None: never
+    **note,  # kept in `launch.json`, too
+) -> Run:
     "Start training in a process of its own, or attach to the one that runs."
     folder = Path(folder).absolute()
-    if run := attach(folder): return run
+    if run := attach(folder):
+        return run
     folder.mkdir(parents=True, exist_ok=True)
-    for left in ('STOP', 'SAMPLE', '.exit', 'run.json'): (folder/left).unlink(missing_ok=True)
-    deadline = 99999999999 if seconds is None else int(time.time()+seconds)
-    with open(folder/'train.log', 'ab') as log:
-        p = subprocess.Popen(['sh', '-c', KEEPER, 'i3nb-keeper', str(folder), str(deadline), *command], env=env, cwd=folder,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    try: born = psutil.Process(p.pid).create_time()
-    except psutil.Error: born = time.time()
-    write_atomic(folder/'launch.json', json.dumps(dict(pid=p.pid, born=born, deadline=deadline, library=str(Path(i3nb.__file__).parent.parent), command=command, **note), indent=1)+'\n')
-    threading.Thread(target=p.wait, daemon=True).start()         # so that no zombie is left
+    for left in ('STOP', 'SAMPLE', '.exit', 'run.json'):
+        (folder / left).unlink(missing_ok=True)
+    deadline = 99999999999 if seconds is None else int(time.time() + seconds)
+    with open(folder / 'train.log', 'ab') as log:
+        p = subprocess.Popen(
+            ['sh', '-c', KEEPER, 'i3nb-keeper', str(folder), str(deadline), *command],
+            env=env,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        born = psutil.Process(p.pid).create_time()
+    except psutil.Error:
+        born = time.time()
+    write_atomic(
+        folder / 'launch.json',
+        json.dumps(
+            dict(
+                pid=p.pid,
+                born=born,
+                deadline=deadline,
+                library=str(Path(i3nb.__file__).parent.parent),
+                command=command,
+                **note,
+            ),
+            indent=1,
+        )
+        + '\n',
+    )
+    threading.Thread(target=p.wait, daemon=True).start()  # so that no zombie is left
     return Run(folder)
 
 # %% ../nbs/14_kaggle.ipynb #c066
-REMEDIES = (   # what the log says, and what to do
-    (r'no kernel image is available|not compatible with the current PyTorch', 'this torch holds no code for the card; restart the session, and run the pre-flight again'),
-    (r'CUDA out of memory|OutOfMemoryError', 'the card is too small even for one sequence; choose preset = "i3-tiny", or close what else uses the card'),
-    (r'No space left on device|Errno 28', 'the disk is full; delete old outputs in the working folder, and run the cell again: training goes on from its last checkpoint'),
-    (r'CUDA error|device-side assert|NCCL', 'the card or its driver failed; restart the session, attach the output of this one, and go on'),
-    (r'steps in a row were not finite', 'numbers overflowed; run again with a lower learning rate: I3NB_ARGS="--lr ..."'),
-    (r'hub cannot be reached|ConnectionError|Max retries|Temporary failure in name resolution', 'the data could not be downloaded; switch the internet on, and run the cell again'),
+REMEDIES = (  # what the log says, and what to do
+    (
+        r'no kernel image is available|not compatible with the current PyTorch',
+        'this torch holds no code for the card; restart the session, and run the pre-flight again',
+    ),
+    (
+        r'CUDA out of memory|OutOfMemoryError',
+        'the card is too small even for one sequence; choose preset = "i3-tiny", or close what else uses the card',
+    ),
+    (
+        r'No space left on device|Errno 28',
+        'the disk is full; delete old outputs in the working folder, and run the cell again: training goes on from its last checkpoint',
+    ),
+    (
+        r'CUDA error|device-side assert|NCCL',
+        'the card or its driver failed; restart the session, attach the output of this one, and go on',
+    ),
+    (
+        r'steps in a row were not finite',
+        'numbers overflowed; run again with a lower learning rate: I3NB_ARGS="--lr ..."',
+    ),
+    (
+        r'hub cannot be reached|ConnectionError|Max retries|Temporary failure in name resolution',
+        'the data could not be downloaded; switch the internet on, and run the cell again',
+    ),
 )
 
-def explain(run: Run)->str:
+
+def explain(run: Run) -> str:
     "What a failed run said last, and what to do."
     said = run.tail()
     known = [remedy for pattern, remedy in REMEDIES if re.search(pattern, said)]
-    how = {137: 'was killed (often: too little main memory)', 139: 'crashed'}.get(run.exit, f'ended with status {run.exit}' if run.exit is not None else 'vanished')
+    how = {137: 'was killed (often: too little main memory)', 139: 'crashed'}.get(
+        run.exit, f'ended with status {run.exit}' if run.exit is not None else 'vanished'
+    )
     own = [l for l in said.splitlines() if 'error: ' in l and l.startswith('i3nb_train')]
-    remedy = known[0] if known else 'see the message above' if own else 'run the cell again: training goes on from its last good checkpoint'
+    remedy = (
+        known[0]
+        if known
+        else 'see the message above'
+        if own
+        else 'run the cell again: training goes on from its last good checkpoint'
+    )
     return f'the training process {how}; its last words (all of them: {run.folder.name}/train.log):\n\n{said or "(none)"}\n\n→ {remedy}'
 
 # %% ../nbs/14_kaggle.ipynb #c036
-def _kept(file: Path, key: dict)->dict|None:
+def _kept(file: Path, key: dict) -> dict | None:
     "An outcome that was found for the same machine and plan."
     old = _json(file)
     return old if old.get('key') == json.loads(json.dumps(key)) else None
 
+
 def probe(
     chosen: Plan,
     facts: Facts,
-    env: dict,              # of the training process
-    file: Path,             # where the outcome is kept
+    env: dict,  # of the training process
+    file: Path,  # where the outcome is kept
     say=lambda line: None,  # told of each part
     try_forms=try_forms,
     find_way=find_way,
-)->dict:                    # `forms`, and as from `find_way`
+) -> dict:  # `forms`, and as from `find_way`
     "Try on the machine itself what training will do."
     cards = [asdict(facts.cards[i]) for i in chosen.cards]
-    key = dict(plan=asdict(chosen.way()), cards=cards, driver=facts.driver, torch=chosen.install or facts.torch, source=source_digest())
-    if kept := _kept(file, key): return kept
-    if chosen.cards: say('trying the kernels')
+    key = dict(
+        plan=asdict(chosen.way()),
+        cards=cards,
+        driver=facts.driver,
+        torch=chosen.install or facts.torch,
+        source=source_digest(),
+    )
+    if kept := _kept(file, key):
+        return kept
+    if chosen.cards:
+        say('trying the kernels')
     forms = try_forms(chosen.way(), env) if chosen.cards else dict(choices={}, results={}, said=[])
-    if 'why' in forms: found = dict(way=None, step=None, given_up=[], failed=[f"the kernels: {forms['why']}"])
-    else: found = find_way(chosen.way(), env, say=say)
+    if 'why' in forms:
+        found = dict(way=None, step=None, given_up=[], failed=[f'the kernels: {forms["why"]}'])
+    else:
+        found = find_way(chosen.way(), env, say=say)
     outcome = dict(key=key, forms=forms, **found)
-    if outcome['way']: write_atomic(file, json.dumps(outcome, indent=1) + '\n')
+    if outcome['way']:
+        write_atomic(file, json.dumps(outcome, indent=1) + '\n')
     return outcome
 
-def _check_forms(forms: dict)->list:
+
+def _check_forms(forms: dict) -> list:
     "The line about the kernels; none where none was tried."
-    if not forms.get('choices'): return []
+    if not forms.get('choices'):
+        return []
+
     def named(key, form):
         ms = forms['results'][key].get(form, {}).get('ms')
         return f'{key}: {form}' + (f' ({ms:.2f} ms)' if ms is not None else '')
+
     found = '; '.join(named(*pair) for pair in forms['choices'].items())
-    if not forms['said']: return [Check('kernels', found)]
-    racing = ('scan', 'ops', 'head', 'gru')                # of these the last resort is the slow one
+    if not forms['said']:
+        return [Check('kernels', found)]
+    racing = ('scan', 'ops', 'head', 'gru')  # of these the last resort is the slow one
     slow = [k for k, form in forms['choices'].items() if form == forms['last'][k] and k.split()[0] in racing]
-    instead = f"The slower form serves for {', '.join(slow)}" if slow else 'Another form serves'
+    instead = f'The slower form serves for {", ".join(slow)}' if slow else 'Another form serves'
     return [Check('kernels', found, 'warn', '. '.join([*forms['said'], instead]))]
 
-def check_probe(outcome: dict)->list:
+
+def check_probe(outcome: dict) -> list:
     "The proof, as lines of the pre-flight."
     lines, step = _check_forms(outcome['forms']), outcome['step']
     failed = '; '.join(outcome['failed'])
-    if not step: return [*lines, Check('three steps', failed, 'stop', 'restart the session, or choose another accelerator')]
+    if not step:
+        return [*lines, Check('three steps', failed, 'stop', 'restart the session, or choose another accelerator')]
     way = Way(**outcome['way'])
-    how = [way.precision, f"{way.processes} process{'es' if way.processes > 1 else ''}"]
-    how += ['recorded']*step['recorded'] + ['blocks recomputed']*way.recompute
-    found = f"{step['ms']:.0f} ms for a step of two layers ({', '.join(how)}), loss {step['losses'][-1]:.2f}"
-    if not outcome['given_up']: return [*lines, Check('three steps', found)]
+    how = [way.precision, f'{way.processes} process{"es" if way.processes > 1 else ""}']
+    how += ['recorded'] * step['recorded'] + ['blocks recomputed'] * way.recompute
+    found = f'{step["ms"]:.0f} ms for a step of two layers ({", ".join(how)}), loss {step["losses"][-1]:.2f}'
+    if not outcome['given_up']:
+        return [*lines, Check('three steps', found)]
     given_up = '; '.join(outcome['given_up'])
     return [*lines, Check('three steps', found, 'warn', f'given up: {given_up}. What failed: {failed}')]
 
 # %% ../nbs/14_kaggle.ipynb #c069
-def checkpoints_below(root: Path)->list:
+def checkpoints_below(root: Path) -> list:
     "All folders `checkpoints/step-…` below `root`, most steps first; unreadable folders are passed over."
     found = []
     for folder, names, files in os.walk(root, followlinks=False):
         here = Path(folder)
-        if here.parent.name == 'checkpoints' and (m := re.fullmatch(r'step-(\d+)', here.name)): found.append((int(m[1]), here)); names[:] = []
-        else: names[:] = sorted(n for n in names if not n.startswith('.'))
+        if here.parent.name == 'checkpoints' and (m := re.fullmatch(r'step-(\d+)', here.name)):
+            found.append((int(m[1]), here))
+            names[:] = []
+        else:
+            names[:] = sorted(n for n in names if not n.startswith('.'))
     return [path for _, path in sorted(found, key=lambda f: (-f[0], str(f[1])))]
 
+
 def find_checkpoint(
-    root: Path,             # searched at every depth
-    cfg: I3Config=None,     # the configuration it must have
-    say=print,              # told of every checkpoint that is refused
-)->Path|None:
+    root: Path,  # searched at every depth
+    cfg: I3Config = None,  # the configuration it must have
+    say=print,  # told of every checkpoint that is refused
+) -> Path | None:
     "The good checkpoint with the most steps below `root`."
     for path in checkpoints_below(Path(root)):
-        try: check_checkpoint(path, cfg); return path
-        except (I3Error, OSError, KeyError, TypeError, ValueError) as e: say(f'{path.parent.parent.name}: {e}')
+        try:
+            check_checkpoint(path, cfg)
+            return path
+        except (I3Error, OSError, KeyError, TypeError, ValueError) as e:
+            say(f'{path.parent.parent.name}: {e}')
 
-KEPT_FILES = ('metrics.jsonl', 'samples.jsonl', 'settings.json')   # what a run goes on writing
+
+KEPT_FILES = ('metrics.jsonl', 'samples.jsonl', 'settings.json')  # what a run goes on writing
+
 
 def bring(
-    checkpoint: Path,   # from `find_checkpoint`
-    folder,             # the run folder to go on in
-)->int:                 # its step
+    checkpoint: Path,  # from `find_checkpoint`
+    folder,  # the run folder to go on in
+) -> int:  # its step
     "Copy a checkpoint and its run's records into a run folder, unless that is as far already."
     step, own = int(checkpoint.name.split('-')[1]), last_good_checkpoint(folder, say=lambda *_: None)
-    if own and own[1]['step'] >= step: return own[1]['step']
-    target = Path(folder)/'checkpoints'
+    if own and own[1]['step'] >= step:
+        return own[1]['step']
+    target = Path(folder) / 'checkpoints'
     target.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=target, prefix='.bringing-'))
     try:
-        for file in checkpoint.iterdir(): shutil.copyfile(file, tmp/file.name)     # contents only: the source may be read-only
+        for file in checkpoint.iterdir():
+            shutil.copyfile(file, tmp / file.name)  # contents only: the source may be read-only
         check_checkpoint(tmp)
         for name in KEPT_FILES:
-            if (source := checkpoint.parent.parent/name).is_file(): write_atomic(Path(folder)/name, source.read_bytes())
-        shutil.rmtree(target/checkpoint.name, ignore_errors=True)
-        os.chmod(tmp, 0o755); os.replace(tmp, target/checkpoint.name)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+            if (source := checkpoint.parent.parent / name).is_file():
+                write_atomic(Path(folder) / name, source.read_bytes())
+        shutil.rmtree(target / checkpoint.name, ignore_errors=True)
+        os.chmod(tmp, 0o755)
+        os.replace(tmp, target / checkpoint.name)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return step
 
 # %% ../nbs/14_kaggle.ipynb #c072
-def earlier_minutes(folder)->float:
+def earlier_minutes(folder) -> float:
     "How long the run in `folder` has trained, up to its newest good checkpoint."
     good = last_good_checkpoint(folder, say=lambda *_: None)
-    if not good: return 0.
-    state = torch.load(good[0]/'state.pt', map_location='cpu', weights_only=True, mmap=True)
-    return float((state.get('telemetry') or {}).get('elapsed_s') or 0.)/60
+    if not good:
+        return 0.0
+    state = torch.load(good[0] / 'state.pt', map_location='cpu', weights_only=True, mmap=True)
+    return float((state.get('telemetry') or {}).get('elapsed_s') or 0.0) / 60
+
 
 def keep_settings(
-    args: list,    # of `i3nb_train`
-    folder,        # the run that goes on
-)->list:
+    args: list,  # of `i3nb_train`
+    folder,  # the run that goes on
+) -> list:
     "`args`, with what the run must keep."
-    old = _json(Path(folder)/'settings.json')
+    old = _json(Path(folder) / 'settings.json')
     kept = [a for k in FIXED if k != 'clip' and old.get(k) is not None for a in (f'--{k}', str(old[k]))]
-    before, now = old.get('resolved_precision'), args[args.index('--precision')+1] if '--precision' in args else None
-    if before and (before, now) != ('bf16', 'fp16'): kept += ['--precision', before]          # unless this card has no bf16
+    before, now = old.get('resolved_precision'), args[args.index('--precision') + 1] if '--precision' in args else None
+    if before and (before, now) != ('bf16', 'fp16'):
+        kept += ['--precision', before]  # unless this card has no bf16
     names, pairs = {a for a in kept if a.startswith('--')}, []
     for i, a in enumerate(args):
-        if a in names or (i and args[i-1] in names): continue
+        if a in names or (i and args[i - 1] in names):
+            continue
         pairs.append(a)
     return pairs + kept
 
 # %% ../nbs/14_kaggle.ipynb #c075
 def data_terms(
-    spec: str,   # a data spec
-)->list:         # (name, licence, note)
+    spec: str,  # a data spec
+) -> list:  # (name, licence, note)
     "The licences of what a model was trained on."
     out = []
     for part in spec.split(','):
         name = part.strip().rpartition('=')[0] or part.strip()
         base = name if name in HUB else name.partition(':')[0]
-        if base in HUB: out.append((base, HUB[base].licence, HUB[base].note))
-        elif base == 'synthetic': out.append(('synthetic', 'none needed', 'stories made up by a grammar in i3nb'))
-        else: out.append((Path(name).name, 'not known to i3nb', 'a file of your own: you know its terms'))
+        if base in HUB:
+            out.append((base, HUB[base].licence, HUB[base].note))
+        elif base == 'synthetic':
+            out.append(('synthetic', 'none needed', 'stories made up by a grammar in i3nb'))
+        else:
+            out.append((Path(name).name, 'not known to i3nb', 'a file of your own: you know its terms'))
     return out
+
 
 def _last(c: dict, key: str):
     "The last known value of a column, or None."
     v = c[key][~_isnan(c[key])] if key in c else []
     return float(v[-1]) if len(v) else None
 
-def _isnan(a): return a != a
 
-def run_figures(folder)->dict:
+def _isnan(a):
+    return a != a
+
+
+def run_figures(folder) -> dict:
     "The figures of a run, by name; only those that are known."
-    c, status = to_columns(read_metrics(Path(folder)/'metrics.jsonl')), _json(Path(folder)/'run.json')
+    c, status = to_columns(read_metrics(Path(folder) / 'metrics.jsonl')), _json(Path(folder) / 'run.json')
     speed, peak = (c[k][~_isnan(c[k])] for k in ('tokens_per_s', 'mem_peak_gb'))
-    def show(v, f): return None if v is None else f.format(v)
+
+    def show(v, f):
+        return None if v is None else f.format(v)
+
     rows = {
-        'parameters': show(status.get('params'), '{:,}'), 'optimizer steps': show(_last(c, 'step'), '{:,.0f}'), 'tokens trained on': show(_last(c, 'tokens'), '{:,.0f}'),
+        'parameters': show(status.get('params'), '{:,}'),
+        'optimizer steps': show(_last(c, 'step'), '{:,.0f}'),
+        'tokens trained on': show(_last(c, 'tokens'), '{:,.0f}'),
         'training time': _last(c, 'elapsed_s') and _time(_last(c, 'elapsed_s')),
-        'device': status.get('device') and f"{status['device']}" + (f" × {status['world_size']}" if status.get('world_size', 1) > 1 else '') + f", {status.get('precision', '')}",
-        'ended': None if status.get('state') in (None, 'finished') else f"{status['state']}, before its time",
-        'training loss, last step': show(_last(c, 'loss'), '{:.3f} nats a token'), 'validation loss': show(_last(c, 'val_loss'), '{:.3f} nats a token'),
-        'validation perplexity, a token': show(_last(c, 'val_ppl'), '{:.2f}'), 'validation bits per byte': show(_last(c, 'val_bits_per_byte'), '{:.3f}'),
-        'tokens a second, median': show(float(sorted(speed)[len(speed)//2]) if len(speed) else None, '{:,.0f}'),
-        'memory between steps': show(_last(c, 'mem_allocated_gb'), '{:.2f} GB'), 'memory at its peak': show(float(max(peak)) if len(peak) else None, '{:.2f} GB'),
+        'device': status.get('device')
+        and f'{status["device"]}'
+        + (f' × {status["world_size"]}' if status.get('world_size', 1) > 1 else '')
+        + f', {status.get("precision", "")}',
+        'ended': None if status.get('state') in (None, 'finished') else f'{status["state"]}, before its time',
+        'training loss, last step': show(_last(c, 'loss'), '{:.3f} nats a token'),
+        'validation loss': show(_last(c, 'val_loss'), '{:.3f} nats a token'),
+        'validation perplexity, a token': show(_last(c, 'val_ppl'), '{:.2f}'),
+        'validation bits per byte': show(_last(c, 'val_bits_per_byte'), '{:.3f}'),
+        'tokens a second, median': show(float(sorted(speed)[len(speed) // 2]) if len(speed) else None, '{:,.0f}'),
+        'memory between steps': show(_last(c, 'mem_allocated_gb'), '{:.2f} GB'),
+        'memory at its peak': show(float(max(peak)) if len(peak) else None, '{:.2f} GB'),
         'energy of the card': show(_last(c, 'energy_wh'), '{:.1f} Wh'),
     }
     return {k: v for k, v in rows.items() if v is not None}
 
 # %% ../nbs/14_kaggle.ipynb #c078
-def _front_matter(folder: Path, terms: list)->str:
+def _front_matter(folder: Path, terms: list) -> str:
     "The card's head, as the hub reads it."
     hub = [name for name, *_ in terms if name in HUB]
     licence = 'cc-by-nc-4.0' if any('NC' in l for _, l, _ in terms) else 'other'
-    lines = ['language: en', 'library_name: i3nb', 'pipeline_tag: text-generation', f'license: {licence}', *['license_name: see-the-data']*(licence == 'other'),
-             'tags: [i3, mamba, gru, mixture-of-experts]', *(['datasets:', *[f'- {n}' for n in hub]] if hub else [])]
+    lines = [
+        'language: en',
+        'library_name: i3nb',
+        'pipeline_tag: text-generation',
+        f'license: {licence}',
+        *['license_name: see-the-data'] * (licence == 'other'),
+        'tags: [i3, mamba, gru, mixture-of-experts]',
+        *(['datasets:', *[f'- {n}' for n in hub]] if hub else []),
+    ]
     return '\n'.join(['---', *lines, '---'])
 
 # %% ../nbs/14_kaggle.ipynb #c080
 def model_card(
-    folder,          # a run folder
-)->str:              # Markdown
+    folder,  # a run folder
+) -> str:  # Markdown
     "A model card with the figures of a run."
     folder = Path(folder)
-    settings, terms = _json(folder/'settings.json'), data_terms(_json(folder/'settings.json').get('data') or 'unknown')
+    settings, terms = (
+        _json(folder / 'settings.json'),
+        data_terms(_json(folder / 'settings.json').get('data') or 'unknown'),
+    )
     title = f'{_preset_of(folder)}, trained with i3nb {i3nb.__version__}'
-    warning = '**Trained on stories made up by a grammar: no figure here is a result, and the model knows nothing else.**\n\n' if settings.get('synthetic') else ''
+    warning = (
+        '**Trained on stories made up by a grammar: no figure here is a result, and the model knows nothing else.**\n\n'
+        if settings.get('synthetic')
+        else ''
+    )
     figures = '\n'.join(f'| {k} | {v} |' for k, v in run_figures(folder).items())
     data = '\n'.join(f'| {n} | {l} | {t} |' for n, l, t in terms)
     kept = {k: settings.get(k) for k in (*FIXED, 'lr', 'sparsity', 'minutes', 'iters') if settings.get(k) is not None}
-    return f'''{_front_matter(folder, terms)}
+    return f"""{_front_matter(folder, terms)}
 
 # {title}
 
@@ -813,7 +1269,7 @@ Perplexity is per chunk of two or three characters; bits per byte do not depend 
 |---|---|---|
 {data}
 
-A model may inherit the terms of its data. {"TinyChat allows no commercial use." if any("NC" in l for _, l, _ in terms) else "TinyChat (CC-BY-NC-4.0) was not used." if not settings.get("synthetic") else ""}
+A model may inherit the terms of its data. {'TinyChat allows no commercial use.' if any('NC' in l for _, l, _ in terms) else 'TinyChat (CC-BY-NC-4.0) was not used.' if not settings.get('synthetic') else ''}
 
 ## Use
 
@@ -829,164 +1285,256 @@ Settings: `{json.dumps(kept)}`
 ## Limits
 
 Trained for hours on simple stories. It has no knowledge to rely on, invents freely, and was not made safe for any use.
-'''
+"""
 
-def _preset_of(folder)->str:
+
+def _preset_of(folder) -> str:
     "The preset that a run's configuration comes from, or 'i3'."
-    cfg = _json(Path(folder)/'config.json')
+    cfg = _json(Path(folder) / 'config.json')
     shape = ('d_model', 'n_hybrid', 'n_attn', 'd_ff', 'route_by')
     return next((n for n in PRESETS if cfg and all(cfg.get(k) == getattr(I3Config.preset(n), k) for k in shape)), 'i3')
 
 # %% ../nbs/14_kaggle.ipynb #c083
 def stories(
-    folder,        # a run folder
-    n: int=None,   # only the last so many
-)->str:
+    folder,  # a run folder
+    n: int = None,  # only the last so many
+) -> str:
     "What the model wrote, step by step."
-    try: lines = (Path(folder)/'samples.jsonl').read_text().splitlines()
-    except OSError: lines = []
+    try:
+        lines = (Path(folder) / 'samples.jsonl').read_text().splitlines()
+    except OSError:
+        lines = []
     out = []
     for line in lines:
-        try: s = json.loads(line); out.append(f"step {s['step']}\n\n{s['text'].strip()}\n")
-        except (ValueError, KeyError, TypeError, AttributeError): continue      # a torn line
+        try:
+            s = json.loads(line)
+            out.append(f'step {s["step"]}\n\n{s["text"].strip()}\n')
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a torn line
     return '\n'.join(out[-n:] if n else out)
 
-KEPT = ('model.safetensors', 'config.json', 'chunk_tokenizer.json', 'metrics.jsonl', 'samples.jsonl', 'stories.txt', 'plot.png', 'plot.svg', 'MODEL_CARD.md')
+
+KEPT = (
+    'model.safetensors',
+    'config.json',
+    'chunk_tokenizer.json',
+    'metrics.jsonl',
+    'samples.jsonl',
+    'stories.txt',
+    'plot.png',
+    'plot.svg',
+    'MODEL_CARD.md',
+)
+
 
 def _model_so_far(folder: Path):
     "A run that was stopped leaves the model of its last checkpoint, if its tokenizer is there."
-    if (folder/'model.safetensors').exists() or not (folder/'chunk_tokenizer.json').exists(): return
-    if not (good := last_good_checkpoint(folder, say=lambda *_: None)): return
+    if (folder / 'model.safetensors').exists() or not (folder / 'chunk_tokenizer.json').exists():
+        return
+    if not (good := last_good_checkpoint(folder, say=lambda *_: None)):
+        return
     I3Config.from_dict(good[1]['config']).save(folder)
-    tmp = Path(shutil.copyfile(good[0]/'model.safetensors', folder/'.model.tmp'))
-    os.replace(tmp, folder/'model.safetensors')
+    tmp = Path(shutil.copyfile(good[0] / 'model.safetensors', folder / '.model.tmp'))
+    os.replace(tmp, folder / 'model.safetensors')
+
 
 def leave(
-    folder,      # a run folder
-)->dict:         # file -> bytes, of what is there of `KEPT`
+    folder,  # a run folder
+) -> dict:  # file -> bytes, of what is there of `KEPT`
     "Write curves, stories and the model card."
     folder = Path(folder)
     _model_so_far(folder)
-    for kind in ('png', 'svg'): plot_run(folder, folder/f'plot.{kind}')
-    write_atomic(folder/'stories.txt', stories(folder) or 'no story was written\n')
-    write_atomic(folder/'MODEL_CARD.md', model_card(folder))
-    return {name: (folder/name).stat().st_size for name in KEPT if (folder/name).is_file()}
+    for kind in ('png', 'svg'):
+        plot_run(folder, folder / f'plot.{kind}')
+    write_atomic(folder / 'stories.txt', stories(folder) or 'no story was written\n')
+    write_atomic(folder / 'MODEL_CARD.md', model_card(folder))
+    return {name: (folder / name).stat().st_size for name in KEPT if (folder / name).is_file()}
 
 # %% ../nbs/14_kaggle.ipynb #c086
-KNOBS = dict(hours=float, minutes=float, preset=str, data=str, val_data=str, tinychat=lambda s: s.lower() in ('1', 'true', 'yes', 'on'), batch_size=int, max_mb=float, args=str)
+KNOBS = dict(
+    hours=float,
+    minutes=float,
+    preset=str,
+    data=str,
+    val_data=str,
+    tinychat=lambda s: s.lower() in ('1', 'true', 'yes', 'on'),
+    batch_size=int,
+    max_mb=float,
+    args=str,
+)
+
 
 def knobs(
-    env=None,     # default: the environment
-    **given,      # the notebook's settings
-)->dict:
+    env=None,  # default: the environment
+    **given,  # the notebook's settings
+) -> dict:
     "The notebook's settings, those of the environment first."
     env, out = os.environ if env is None else env, dict(given)
     for name, kind in KNOBS.items():
         if value := env.get(f'I3NB_{name.upper()}'):
-            try: out[name] = kind(value)
-            except ValueError as e: raise I3Error(f'I3NB_{name.upper()}={value!r} is not a {kind.__name__}; unset it or mend it') from e
+            try:
+                out[name] = kind(value)
+            except ValueError as e:
+                raise I3Error(f'I3NB_{name.upper()}={value!r} is not a {kind.__name__}; unset it or mend it') from e
     return out
 
 # %% ../nbs/14_kaggle.ipynb #c089
 class Session:
     "One run of the Kaggle notebook."
-    def __init__(self,
-        hours: float=3,          # how long to train, in this session
-        preset: str='auto',      # 'auto': i3-300m on a card, i3-tiny without
-        data: str='auto',        # a data spec; 'auto': the papers' data sets
-        tinychat: bool=False,    # TinyChat, too: CC-BY-NC-4.0
-        env=None,                # default: the environment
-        **more,                  # other knobs: val_data, batch_size, max_mb, args
+
+    def __init__(
+        self,
+        hours: float = 3,  # how long to train, in this session
+        preset: str = 'auto',  # 'auto': i3-300m on a card, i3-tiny without
+        data: str = 'auto',  # a data spec; 'auto': the papers' data sets
+        tinychat: bool = False,  # TinyChat, too: CC-BY-NC-4.0
+        env=None,  # default: the environment
+        **more,  # other knobs: val_data, batch_size, max_mb, args
     ):
         self.knobs = k = knobs(env, hours=hours, preset=preset, data=data, tinychat=tinychat, **more)
-        if unknown := set(k) - set(KNOBS): raise I3Error(f"session: {', '.join(sorted(unknown))} is no setting; there are {', '.join(KNOBS)}")
-        if k.get('minutes'): k['hours'] = k['minutes']/60
+        if unknown := set(k) - set(KNOBS):
+            raise I3Error(f'session: {", ".join(sorted(unknown))} is no setting; there are {", ".join(KNOBS)}')
+        if k.get('minutes'):
+            k['hours'] = k['minutes'] / 60
         self.places = find_places(env)
         self.facts = find_facts(self.places.working)
         self.plan = plan(self.facts, k['preset'], k.get('batch_size'))
         self.cfg = I3Config.preset(self.plan.preset)
-        self.folder = self.places.working/self.plan.preset
+        self.folder = self.places.working / self.plan.preset
         self.data = self.report = self.outcome = None
 
     @property
-    def run(self)->Run: return Run(self.folder)
+    def run(self) -> Run:
+        return Run(self.folder)
 
-    def look(self)->Report:
+    def look(self) -> Report:
         "Look at everything, and try nothing."
         k, left = self.knobs, time_left(self.places.on_kaggle)
         self.data = choose_data(k['data'], k['tinychat'], self.places.on_kaggle and bool(self.plan.cards))
-        self.report = Report(check_device(self.facts, self.plan) + check_room(self.facts, self.plan) + check_world(k['data'] == 'auto' and self.data[1] is None or internet(), self.data, self.plan, left, self.places))
-        if self.plan.install and not (self.places.scratch/f'torch-{self.plan.install}').exists():
+        self.report = Report(
+            check_device(self.facts, self.plan)
+            + check_room(self.facts, self.plan)
+            + check_world(
+                k['data'] == 'auto' and self.data[1] is None or internet(), self.data, self.plan, left, self.places
+            )
+        )
+        if self.plan.install and not (self.places.scratch / f'torch-{self.plan.install}').exists():
             free = find_facts(self.places.scratch).disk_free_gb
-            self.report.append(Check('disk for torch', f'{free:.0f} GB free in the temporary folder, {INSTALL_GB} needed', *(() if free > INSTALL_GB else ('stop', 'free some space, or point I3NB_SCRATCH to a larger disk'))))
-        if found := self._earlier(): self.report.append(Check('earlier run', found))
+            self.report.append(
+                Check(
+                    'disk for torch',
+                    f'{free:.0f} GB free in the temporary folder, {INSTALL_GB} needed',
+                    *(() if free > INSTALL_GB else ('stop', 'free some space, or point I3NB_SCRATCH to a larger disk')),
+                )
+            )
+        if found := self._earlier():
+            self.report.append(Check('earlier run', found))
         return self.report
 
-    def preflight(self)->Report:
+    def preflight(self) -> Report:
         "Look at everything, and let a card show that it works; the table for the notebook."
         self.look()
         later = f'rehearsed by session.start(), once torch {self.plan.install} is there'
-        if self.plan.install: self.report.append(Check('three steps', later))
+        if self.plan.install:
+            self.report.append(Check('three steps', later))
         elif self.plan.cards and not attach(self.folder) and self.report.verdict != 'stop':
             self.report.extend(self.prove(self._env()))
         return self.report
 
-    def _env(self, overlay=None)->dict:
+    def _env(self, overlay=None) -> dict:
         "The environment of the training process."
         scratch = self.places.scratch
-        return train_env(self.facts, self.plan, scratch, overlay) | dict(I3NB_FORMS=str(scratch/'forms.json'))
+        return train_env(self.facts, self.plan, scratch, overlay) | dict(I3NB_FORMS=str(scratch / 'forms.json'))
 
-    def prove(self, env: dict, say=print)->list:
+    def prove(self, env: dict, say=print) -> list:
         "Try on the machine itself what training will do, and take the way that works; the lines of the pre-flight."
-        self.outcome = probe(self.plan, self.facts, env, self.places.scratch/'probe.json', say)
-        if self.outcome['way']: self.plan = self.plan.by(Way(**self.outcome['way']))
+        self.outcome = probe(self.plan, self.facts, env, self.places.scratch / 'probe.json', say)
+        if self.outcome['way']:
+            self.plan = self.plan.by(Way(**self.outcome['way']))
         return check_probe(self.outcome)
 
-    def _earlier(self)->str:
+    def _earlier(self) -> str:
         "A word about what there is to go on from."
-        if attach(self.folder): return 'training is running: the next cell only watches it'
+        if attach(self.folder):
+            return 'training is running: the next cell only watches it'
         own = checkpoints_below(self.folder)
-        if own: return f'{own[0].name} in the working folder: it goes on from there'
+        if own:
+            return f'{own[0].name} in the working folder: it goes on from there'
         there = checkpoints_below(self.places.input)
-        return f'{len(there)} checkpoint{"s" if len(there) > 1 else ""} below the input folder: the newest good one of {self.plan.preset} is taken up' if there else ''
+        return (
+            f'{len(there)} checkpoint{"s" if len(there) > 1 else ""} below the input folder: the newest good one of {self.plan.preset} is taken up'
+            if there
+            else ''
+        )
 
 # %% ../nbs/14_kaggle.ipynb #c091
 from fastcore.basics import patch
 
+
 @patch
-def _end(self: Session, before: float)->float:
+def _end(self: Session, before: float) -> float:
     "When to end, in minutes on the run's clock: a run that was interrupted keeps its end."
-    noted, self.minutes = _json(self.folder/'launch.json'), budget(self.knobs['hours'], time_left(self.places.on_kaggle))
-    rest = noted.get('end', 0.) - before
-    if noted.get('hours') == self.knobs['hours'] and rest > .01: self.minutes = min(self.minutes, rest)
+    noted, self.minutes = (
+        _json(self.folder / 'launch.json'),
+        budget(self.knobs['hours'], time_left(self.places.on_kaggle)),
+    )
+    rest = noted.get('end', 0.0) - before
+    if noted.get('hours') == self.knobs['hours'] and rest > 0.01:
+        self.minutes = min(self.minutes, rest)
     return before + self.minutes
 
+
 @patch
-def args(self: Session)->list:
+def args(self: Session) -> list:
     "Arguments of `i3nb_train` for this session."
     k, before = self.knobs, earlier_minutes(self.folder)
-    out = [*self.plan.args(), '--out', str(self.folder), '--minutes', f'{self._end(before):.3f}', '--data', self._data()]
-    if k.get('val_data'): out += ['--val_data', k['val_data']]
-    if limit := k.get('max_mb') or ((300 if self.plan.cards else 20) if k['data'] == 'auto' else None): out += ['--max_mb', f'{limit:g}']
+    out = [
+        *self.plan.args(),
+        '--out',
+        str(self.folder),
+        '--minutes',
+        f'{self._end(before):.3f}',
+        '--data',
+        self._data(),
+    ]
+    if k.get('val_data'):
+        out += ['--val_data', k['val_data']]
+    if limit := k.get('max_mb') or ((300 if self.plan.cards else 20) if k['data'] == 'auto' else None):
+        out += ['--max_mb', f'{limit:g}']
     return (keep_settings(out, self.folder) if before else out) + shlex.split(k.get('args') or '')
 
-@patch
-def _data(self: Session)->str:
-    "What to train on: a run that goes on keeps its data."
-    old = _json(self.folder/'settings.json').get('data')
-    return old if old and self.knobs['data'] == 'auto' and checkpoints_below(self.folder) else self.data[0]
 
 @patch
-def start(self: Session,
-    more=False,    # train on where the run is finished, for `hours` more
+def _data(self: Session) -> str:
+    "What to train on: a run that goes on keeps its data."
+    old = _json(self.folder / 'settings.json').get('data')
+    return old if old and self.knobs['data'] == 'auto' and checkpoints_below(self.folder) else self.data[0]
+
+
+@patch
+def start(
+    self: Session,
+    more=False,  # train on where the run is finished, for `hours` more
     say=print,
-)->Path:           # the run folder
+) -> Path:  # the run folder
     "Start training, or attach to it."
-    if attach(self.folder): say(f'attached to the training that runs in {self.folder.name}/'); return self.folder
-    if self.run.state == 'finished' and not more and _json(self.folder/'launch.json').get('hours') in (None, self.knobs['hours']):
-        say(f'the run in {self.folder.name}/ is finished; session.start(more=True) trains on for {self.knobs["hours"]:g} more hours'); return self.folder
+    if attach(self.folder):
+        say(f'attached to the training that runs in {self.folder.name}/')
+        return self.folder
+    if (
+        self.run.state == 'finished'
+        and not more
+        and _json(self.folder / 'launch.json').get('hours') in (None, self.knobs['hours'])
+    ):
+        say(
+            f'the run in {self.folder.name}/ is finished; session.start(more=True) trains on for {self.knobs["hours"]:g} more hours'
+        )
+        return self.folder
     report = self.report or self.preflight()
-    if report.verdict == 'stop': raise I3Error('not started: ' + '; '.join(f'{c.what}: {c.found}; {c.remedy}' for c in report if c.verdict == 'stop'))
+    if report.verdict == 'stop':
+        raise I3Error(
+            'not started: ' + '; '.join(f'{c.what}: {c.found}; {c.remedy}' for c in report if c.verdict == 'stop')
+        )
     if found := find_checkpoint(self.places.input, self.cfg, say):
         step, run = bring(found, self.folder), found.parent.parent.name
         say(f'going on after step {step:,} of {run}, below the input folder')
@@ -994,48 +1542,69 @@ def start(self: Session,
     if self.plan.cards and not (self.outcome and self.outcome['way']):
         proof = Report(self.prove(self._env(overlay), say))
         say(str(proof))
-        if proof.verdict == 'stop': raise I3Error(f'the card does not compute: {proof[-1].found}; {proof[-1].remedy}')
+        if proof.verdict == 'stop':
+            raise I3Error(f'the card does not compute: {proof[-1].found}; {proof[-1].remedy}')
     env, args = self._env(overlay) | self.plan.way().env(), self.args()
     left = time_left(self.places.on_kaggle)
-    launch(self.folder, train_command(args, self.places.scratch), env, left and 3600*(left-MARGIN_HOURS*.7), hours=self.knobs['hours'], end=float(args[args.index('--minutes')+1]))
+    launch(
+        self.folder,
+        train_command(args, self.places.scratch),
+        env,
+        left and 3600 * (left - MARGIN_HOURS * 0.7),
+        hours=self.knobs['hours'],
+        end=float(args[args.index('--minutes') + 1]),
+    )
     say(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
     return self.folder
 
 # %% ../nbs/14_kaggle.ipynb #c093
 @patch
-def watch(self: Session, **options)->str:
+def watch(self: Session, **options) -> str:
     "The dashboard until training ends; should it fail, training is waited for all the same."
-    try: return _dashboard(self.folder, process=self.run, **options)
+    try:
+        return _dashboard(self.folder, process=self.run, **options)
     except Exception as e:
         print(f'the dashboard failed ({type(e).__name__}: {e}); training goes on')
         return self.run.wait()
 
+
 @patch
-def finish(self: Session)->Path:
+def finish(self: Session) -> Path:
     "After the watching: files and figures; raises `I3Error` with the log's last lines where training failed."
     run = self.run
-    if run.alive: raise I3Error('training is still running: run the cell above to watch it, or session.run.stop() to end it')
-    if run.state in ('failed', 'none'): raise I3Error(explain(run) if run.state == 'failed' else 'nothing was trained yet; run the cells above')
+    if run.alive:
+        raise I3Error('training is still running: run the cell above to watch it, or session.run.stop() to end it')
+    if run.state in ('failed', 'none'):
+        raise I3Error(explain(run) if run.state == 'failed' else 'nothing was trained yet; run the cells above')
     files = leave(self.folder)
-    for name, size in files.items(): print(f'{size/1000:12,.1f} kB  {self.folder.name}/{name}')
-    if run.state == 'stopped': print('Stopped before its end: run the cells above to go on' + ('.' if 'model.safetensors' in files else '; the model is made at the end.'))
+    for name, size in files.items():
+        print(f'{size / 1000:12,.1f} kB  {self.folder.name}/{name}')
+    if run.state == 'stopped':
+        print(
+            'Stopped before its end: run the cells above to go on'
+            + ('.' if 'model.safetensors' in files else '; the model is made at the end.')
+        )
     return self.folder
 
 # %% ../nbs/14_kaggle.ipynb #c102
 @call_parse
 @user_errors
 def i3nb_doctor(
-    preset: str='auto',       # what shall be trained; auto: i3-300m on a card, i3-tiny without
-    data: str='auto',         # what on; auto: the papers' data sets
-    batch_size: int=None,     # sequences a step; default: by what the card reaches
-    probe: bool=False,        # try it: every kernel, and three steps of a small model
-    json: bool=False,         # print JSON
+    preset: str = 'auto',  # what shall be trained; auto: i3-300m on a card, i3-tiny without
+    data: str = 'auto',  # what on; auto: the papers' data sets
+    batch_size: int = None,  # sequences a step; default: by what the card reaches
+    probe: bool = False,  # try it: every kernel, and three steps of a small model
+    json: bool = False,  # print JSON
 ):
     "Look at this machine: what it has, what it lacks, and how i3nb would train on it."
     s = Session(1, preset, data, batch_size=batch_size)
     report = s.look()
-    if probe: report.extend(s.prove(s._env(), lambda line: print(line, file=sys.stderr)))
+    if probe:
+        report.extend(s.prove(s._env(), lambda line: print(line, file=sys.stderr)))
     print(_dump({**report.as_dict(), 'facts': asdict(s.facts), 'plan': asdict(s.plan)}) if json else report)
-    if report.verdict == 'stop': raise SystemExit(1)
+    if report.verdict == 'stop':
+        raise SystemExit(1)
 
-def _dump(d: dict)->str: return json.dumps(d, indent=1)
+
+def _dump(d: dict) -> str:
+    return json.dumps(d, indent=1)

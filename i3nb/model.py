@@ -7,33 +7,35 @@ __all__ = ['PIECES', 'Block', 'linear_cross_entropy', 'I3Output', 'I3Model', 'co
            'flops_per_token']
 
 # %% ../nbs/07_model.ipynb #c003
-import os, tempfile
+import os
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 import torch
-from torch import nn
-from torch.autograd import Function
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
+from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from fastcore.basics import patch
+from torch import nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+from .attention import MultiPatternAttention
 from .core import I3Config, I3Error, compute_dtype, param_table
+from .moe import SparseMoE
 from .native import call, compile_c
 from .recurrence import GRUMambaHybrid
-from .attention import MultiPatternAttention
-from .moe import SparseMoE
 
 # %% ../nbs/07_model.ipynb #c008
 class Block(nn.Module):
     "A mixer over time, then experts for each token; both on a normalised copy, added to the stream."
+
     def __init__(self, cfg: I3Config, mixer: nn.Module):
         super().__init__()
         self.norm1, self.mixer = nn.LayerNorm(cfg.d_model), mixer
         self.norm2, self.moe = nn.LayerNorm(cfg.d_model), SparseMoE(cfg)
 
-    def forward(self, x: torch.Tensor, state=None, want_state: bool=False)->tuple:
+    def forward(self, x: torch.Tensor, state=None, want_state: bool = False) -> tuple:
         "x (b, t, d) -> x (b, t, d), state, pattern weights (b, t, 3) or None, the experts' evidence."
         y, state, *route = self.mixer(self.norm1(x), state, want_state)
         x = x + y
@@ -42,27 +44,28 @@ class Block(nn.Module):
 
 # %% ../nbs/07_model.ipynb #c011
 def _softmax_gradient(
-    p: torch.Tensor,   # (rows, v) logits without bias; overwritten with their gradients where `db` is given
-    bias: torch.Tensor,# (v,)
-    y: torch.Tensor,   # (rows,) targets; negative: the row does not count
-    scale,             # factor on the gradients
-    db,                # (v,) the bias's gradient, added to; None: no gradients are wanted
-)->torch.Tensor:       # () summed loss of the rows
+    p: torch.Tensor,  # (rows, v) logits without bias; overwritten with their gradients where `db` is given
+    bias: torch.Tensor,  # (v,)
+    y: torch.Tensor,  # (rows,) targets; negative: the row does not count
+    scale,  # factor on the gradients
+    db,  # (v,) the bias's gradient, added to; None: no gradients are wanted
+) -> torch.Tensor:  # () summed loss of the rows
     "Loss of some rows of logits, and its gradient in their place."
-    total, step = 0, 64 if p.is_cpu else len(p)                                # few rows stay in a CPU's cache
+    total, step = 0, 64 if p.is_cpu else len(p)  # few rows stay in a CPU's cache
     for p, y in zip(p.split(step), y[:, None].split(step)):
         ok, y = y >= 0, y.clamp_min(0)
         logits = p.to(bias.dtype).add_(bias)
         lse = logits.logsumexp(-1, keepdim=True)
-        total = total + ((lse - logits.gather(1, y))*ok).sum()
-        if db is None: continue
-        grad = logits.sub_(lse).exp_().scatter_add_(1, y, torch.full_like(lse, -1)).mul_(ok*scale)
+        total = total + ((lse - logits.gather(1, y)) * ok).sum()
+        if db is None:
+            continue
+        grad = logits.sub_(lse).exp_().scatter_add_(1, y, torch.full_like(lse, -1)).mul_(ok * scale)
         db += grad.sum(0)
         p.copy_(grad)
     return total
 
 # %% ../nbs/07_model.ipynb #c013
-_C_SOFTMAX = r'''
+_C_SOFTMAX = r"""
 /* loss: (rows); e, db: (threads, V), e scratch, db added to where want is 1 */
 void softmax_gradient(low *p, const f *bias, const L *y, f scale, f *loss, f *e, f *db, L want, L rows, L V) {
     PARALLEL {
@@ -82,60 +85,83 @@ void softmax_gradient(low *p, const f *bias, const L *y, f scale, f *loss, f *e,
         }
     }
 }
-'''
+"""
+
 
 def _softmax_form(low, wide):
     "`_softmax_gradient`, or its form in C where that fits."
     if low.is_cuda and wide == torch.float32:
         from i3nb.head_gpu import head_form
+
         return head_form(low.device, low.dtype)
-    lib = compile_c(_C_SOFTMAX, (f'LOW={int(low.dtype == torch.bfloat16)}',)) if low.is_cpu and wide == torch.float32 and low.dtype in (torch.float32, torch.bfloat16) else None
-    if lib is None: return _softmax_gradient
+    lib = (
+        compile_c(_C_SOFTMAX, (f'LOW={int(low.dtype == torch.bfloat16)}',))
+        if low.is_cpu and wide == torch.float32 and low.dtype in (torch.float32, torch.bfloat16)
+        else None
+    )
+    if lib is None:
+        return _softmax_gradient
+
     def compiled(p, bias, y, scale, db):
         loss, parts = bias.new_empty(len(p)), bias.new_zeros(2, torch.get_num_threads(), len(bias))
         call(lib.softmax_gradient, p, bias, y, float(scale), loss, *parts, int(db is not None), *p.shape)
-        if db is not None: db += parts[1].sum(0)
+        if db is not None:
+            db += parts[1].sum(0)
         return loss.sum()
+
     return compiled
 
 # %% ../nbs/07_model.ipynb #c015
 class _LinearCrossEntropy(Function):
     "Mean cross-entropy of `x @ W.T + bias`, a slice of tokens at a time; gradients are made in the forward pass."
-    ROWS, COLS = 1024, 4448   # tokens a slice; a processor sums over so many logits at a time, which its caches like better than all of them
+
+    ROWS, COLS = (
+        1024,
+        4448,
+    )  # tokens a slice; a processor sums over so many logits at a time, which its caches like better than all of them
 
     @staticmethod
     def forward(ctx, x, W, bias, targets):
         low, grads = compute_dtype(x), any(ctx.needs_input_grad)
         pad, count = -len(W) % 64, (targets >= 0).sum().clamp_min(1)
-        Wp, bp = W.new_zeros(len(W)+pad, W.shape[1], dtype=low), F.pad(bias.detach(), (0, pad), value=float('-inf'))
-        Wp[:len(W)] = W.detach()
-        scale, rest = (8., 1/(8*count)) if low == torch.float16 else (1/count, 1.)  # fp16 has no digits below 6e-8
+        Wp, bp = W.new_zeros(len(W) + pad, W.shape[1], dtype=low), F.pad(bias.detach(), (0, pad), value=float('-inf'))
+        Wp[: len(W)] = W.detach()
+        scale, rest = (
+            (8.0, 1 / (8 * count)) if low == torch.float16 else (1 / count, 1.0)
+        )  # fp16 has no digits below 6e-8
         softmax, total = _softmax_form(Wp, bias.dtype), x.new_zeros(())
-        if grads: dx, dW, db = torch.zeros_like(x), x.new_empty(Wp.shape), torch.zeros_like(bp)
+        if grads:
+            dx, dW, db = torch.zeros_like(x), x.new_empty(Wp.shape), torch.zeros_like(bp)
         cols = _LinearCrossEntropy.COLS if x.device.type == 'cpu' else len(Wp)
         for i in range(0, len(x), _LinearCrossEntropy.ROWS):
-            rows = slice(i, i+_LinearCrossEntropy.ROWS)
+            rows = slice(i, i + _LinearCrossEntropy.ROWS)
             xs, y = x[rows].to(low), targets[rows]
-            p = xs@Wp.T                                                        # (rows, v) logits, then their gradients
+            p = xs @ Wp.T  # (rows, v) logits, then their gradients
             total += softmax(p, bp, y, scale, db if grads else None)
-            if not grads: continue
+            if not grads:
+                continue
             for pc, Wc, dWc in zip(p.split(cols, 1), Wp.split(cols), dW.split(cols)):
-                dx[rows] += pc@Wc
-                if i: dWc += pc.T@xs
-                else: dWc.copy_(pc.T@xs)
-        if grads: ctx.save_for_backward(dx, dW[:len(W)], db[:len(W)]); ctx.rest = rest
-        return total/count
+                dx[rows] += pc @ Wc
+                if i:
+                    dWc += pc.T @ xs
+                else:
+                    dWc.copy_(pc.T @ xs)
+        if grads:
+            ctx.save_for_backward(dx, dW[: len(W)], db[: len(W)])
+            ctx.rest = rest
+        return total / count
 
     @staticmethod
     def backward(ctx, g):
-        return *(d*(g*ctx.rest) for d in ctx.saved_tensors), None
+        return *(d * (g * ctx.rest) for d in ctx.saved_tensors), None
+
 
 def linear_cross_entropy(
-    x: torch.Tensor,       # (rows, d) final hidden states
-    W: torch.Tensor,       # (v, d) head weights
-    bias: torch.Tensor,    # (v,)
-    targets: torch.Tensor, # (rows,) int64 token ids; -100 is ignored
-)->torch.Tensor:           # () mean loss in nats; 0 if every target is ignored
+    x: torch.Tensor,  # (rows, d) final hidden states
+    W: torch.Tensor,  # (v, d) head weights
+    bias: torch.Tensor,  # (v,)
+    targets: torch.Tensor,  # (rows,) int64 token ids; -100 is ignored
+) -> torch.Tensor:  # () mean loss in nats; 0 if every target is ignored
     "Cross-entropy of the head's logits without ever holding more than a slice of them."
     return _LinearCrossEntropy.apply(x.to(W.dtype), W, bias, targets)
 
@@ -143,28 +169,31 @@ def linear_cross_entropy(
 @dataclass
 class I3Output:
     "What the model says of a batch."
-    hidden: torch.Tensor              # (b, t, d) after the final norm
+
+    hidden: torch.Tensor  # (b, t, d) after the final norm
     head: nn.Linear = field(repr=False)
-    loss: torch.Tensor|None = None    # () what to minimise: `lm_loss` and the weighted expert losses
-    lm_loss: torch.Tensor|None = None # () mean cross-entropy in nats a token
-    balance: torch.Tensor|None = None # () load-balancing loss, mean over layers
-    z: torch.Tensor|None = None       # () router z-loss, mean over layers
-    usage: torch.Tensor|None = None   # (layers, e) share of the choices each expert got
-    routes: list = field(default_factory=list) # per attention layer, pattern weights (b, t, 3)
-    state: list|None = None           # per layer, its memory
+    loss: torch.Tensor | None = None  # () what to minimise: `lm_loss` and the weighted expert losses
+    lm_loss: torch.Tensor | None = None  # () mean cross-entropy in nats a token
+    balance: torch.Tensor | None = None  # () load-balancing loss, mean over layers
+    z: torch.Tensor | None = None  # () router z-loss, mean over layers
+    usage: torch.Tensor | None = None  # (layers, e) share of the choices each expert got
+    routes: list = field(default_factory=list)  # per attention layer, pattern weights (b, t, 3)
+    state: list | None = None  # per layer, its memory
 
     @cached_property
-    def logits(self)->torch.Tensor:
+    def logits(self) -> torch.Tensor:
         "(b, t, v) scores of the next token."
         return self.head(self.hidden)
 
+
 class I3Model(nn.Module):
     "The i3 language model (i3-300M paper, section 2; i3-RedHerring, section 2)."
+
     def __init__(self, cfg: I3Config):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
-        heads = cfg.attn_heads or (cfg.n_heads,)*cfg.n_attn
+        heads = cfg.attn_heads or (cfg.n_heads,) * cfg.n_attn
         mixers = [GRUMambaHybrid(cfg) for _ in range(cfg.n_hybrid)] + [MultiPatternAttention(cfg, h) for h in heads]
         self.blocks = nn.ModuleList(Block(cfg, m) for m in mixers)
         self.norm = nn.LayerNorm(cfg.d_model)
@@ -172,51 +201,84 @@ class I3Model(nn.Module):
         self.init_weights()
 
     @property
-    def hybrid_layers(self): return self.blocks[:self.cfg.n_hybrid]
+    def hybrid_layers(self):
+        return self.blocks[: self.cfg.n_hybrid]
+
     @property
-    def attn_layers(self): return self.blocks[self.cfg.n_hybrid:]
+    def attn_layers(self):
+        return self.blocks[self.cfg.n_hybrid :]
 
     def init_weights(self):
         "Small embedding and head; what a layer adds to the stream starts small, the deeper the stack the smaller (GPT-2)."
-        shrink = (2*self.cfg.n_layers)**-.5
-        for w in (self.embed.weight, self.head.weight): nn.init.normal_(w, std=.02)
+        shrink = (2 * self.cfg.n_layers) ** -0.5
+        for w in (self.embed.weight, self.head.weight):
+            nn.init.normal_(w, std=0.02)
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():
-            for b in self.hybrid_layers: b.mixer.out_proj.weight.mul_(shrink)
-            for b in self.attn_layers: b.mixer.out.weight.mul_(shrink)
-            for b in self.blocks: b.moe.w2.mul_(shrink)
+            for b in self.hybrid_layers:
+                b.mixer.out_proj.weight.mul_(shrink)
+            for b in self.attn_layers:
+                b.mixer.out.weight.mul_(shrink)
+            for b in self.blocks:
+                b.moe.w2.mul_(shrink)
 
 # %% ../nbs/07_model.ipynb #c022
 @patch
-def forward(self: I3Model,
-    ids: torch.Tensor,                # (b, t) int64 token ids
-    targets: torch.Tensor|None=None,  # (b, t) the token after each; -100 is ignored
-    state: list|None=None,            # memory of the tokens before `ids`
-    want_state: bool=False,           # return the memory after `ids`
-)->I3Output:
+def forward(
+    self: I3Model,
+    ids: torch.Tensor,  # (b, t) int64 token ids
+    targets: torch.Tensor | None = None,  # (b, t) the token after each; -100 is ignored
+    state: list | None = None,  # memory of the tokens before `ids`
+    want_state: bool = False,  # return the memory after `ids`
+) -> I3Output:
     "Read `ids`; with `targets`, also the loss."
-    x, states, routes, auxes = self.embed(ids), [], [], []                      # (b, t, d)
+    x, states, routes, auxes = self.embed(ids), [], [], []  # (b, t, d)
     recompute = self.cfg.checkpoint and torch.is_grad_enabled()
-    for block, s in zip(self.blocks, state or [None]*len(self.blocks)):
-        x, s, route, aux = checkpoint(block, x, s, want_state, use_reentrant=False, preserve_rng_state=False) if recompute else block(x, s, want_state)
-        states.append(s); auxes.append(aux)
-        if route is not None: routes.append(route)
+    for block, s in zip(self.blocks, state or [None] * len(self.blocks)):
+        x, s, route, aux = (
+            checkpoint(block, x, s, want_state, use_reentrant=False, preserve_rng_state=False)
+            if recompute
+            else block(x, s, want_state)
+        )
+        states.append(s)
+        auxes.append(aux)
+        if route is not None:
+            routes.append(route)
     out = I3Output(self.norm(x), self.head, routes=routes, state=states if want_state else None)
     out.balance, out.z = (torch.stack([getattr(a, k) for a in auxes]).mean() for k in ('balance', 'z'))
     out.usage = torch.stack([a.usage for a in auxes])
     if targets is not None:
-        out.lm_loss = linear_cross_entropy(out.hidden.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten())
-        out.loss = out.lm_loss + self.cfg.balance_coef*out.balance + self.cfg.z_coef*out.z
+        out.lm_loss = linear_cross_entropy(
+            out.hidden.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten()
+        )
+        out.loss = out.lm_loss + self.cfg.balance_coef * out.balance + self.cfg.z_coef * out.z
     return out
 
 # %% ../nbs/07_model.ipynb #c024
-PIECES = {'embed': 'token embedding', 'norm1': 'layer norms', 'norm2': 'layer norms', 'moe.gate': 'expert gates', 'moe': 'experts',
-    'mixer.weight_': 'GRU gates', 'mixer.bias': 'GRU gates', 'mixer.in_proj': 'in-projections', 'mixer.conv_': 'convolutions',
-    'mixer.select': 'selection projections', 'mixer.dt_proj': 'step projections', 'mixer.A_log': 'A_log and D', 'mixer.D': 'A_log and D',
-    'mixer.out_proj': 'out-projections', 'mixer.qkv': 'attention', 'mixer.out.': 'attention', 'mixer.router': 'pattern routers',
-    'norm': 'final layer norm', 'head': 'head'}
+PIECES = {
+    'embed': 'token embedding',
+    'norm1': 'layer norms',
+    'norm2': 'layer norms',
+    'moe.gate': 'expert gates',
+    'moe': 'experts',
+    'mixer.weight_': 'GRU gates',
+    'mixer.bias': 'GRU gates',
+    'mixer.in_proj': 'in-projections',
+    'mixer.conv_': 'convolutions',
+    'mixer.select': 'selection projections',
+    'mixer.dt_proj': 'step projections',
+    'mixer.A_log': 'A_log and D',
+    'mixer.D': 'A_log and D',
+    'mixer.out_proj': 'out-projections',
+    'mixer.qkv': 'attention',
+    'mixer.out.': 'attention',
+    'mixer.router': 'pattern routers',
+    'norm': 'final layer norm',
+    'head': 'head',
+}
 
-def count_pieces(model: nn.Module)->dict:
+
+def count_pieces(model: nn.Module) -> dict:
     "Parameters of each piece, read off the model itself; names as in `param_table`."
     counts = {}
     for name, p in model.named_parameters():
@@ -231,45 +293,75 @@ def save_tensors(tensors: dict, path: Path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.saving-') as d:
-        tmp = Path(d)/path.name
+        tmp = Path(d) / path.name
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp, metadata={'format': 'pt'})
-        with open(tmp, 'rb+') as f: os.fsync(f.fileno())
+        with open(tmp, 'rb+') as f:
+            os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
 
-def load_tensors(path: Path)->dict:
+
+def load_tensors(path: Path) -> dict:
     "Read a safetensors file; a missing or damaged one raises `I3Error`."
-    if not Path(path).is_file(): raise I3Error(f'{str(path)!r} does not exist; give the folder of a trained model')
-    try: return load_file(path)
-    except (SafetensorError, ValueError) as e: raise I3Error(f'{str(path)!r} is not a whole safetensors file ({e}); restore it or train again') from e
+    if not Path(path).is_file():
+        raise I3Error(f'{str(path)!r} does not exist; give the folder of a trained model')
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as e:
+        raise I3Error(f'{str(path)!r} is not a whole safetensors file ({e}); restore it or train again') from e
+
 
 @patch
 def save_pretrained(self: I3Model, folder):
     "Write `config.json` and `model.safetensors` into `folder`."
     self.cfg.save(folder)
-    save_tensors(self.state_dict(), Path(folder)/'model.safetensors')
+    save_tensors(self.state_dict(), Path(folder) / 'model.safetensors')
+
 
 @patch(cls_method=True)
-def from_pretrained(cls: I3Model, folder, device='cpu')->I3Model:
+def from_pretrained(cls: I3Model, folder, device='cpu') -> I3Model:
     "The model saved in `folder`, on `device`, ready to evaluate."
-    cfg, path = I3Config.load(folder), Path(folder)/'model.safetensors'
+    cfg, path = I3Config.load(folder), Path(folder) / 'model.safetensors'
     weights = load_tensors(path)
-    with torch.device('meta'): model = cls(cfg)
+    with torch.device('meta'):
+        model = cls(cfg)
     want = {k: v.shape for k, v in model.state_dict().items()}
-    wrong = sorted(k for k in want.keys() | weights.keys() if k not in want or k not in weights or want[k] != weights[k].shape)
-    if wrong: raise I3Error(f'{str(path)!r} does not fit its config.json ({len(wrong)} tensors, first {wrong[0]!r}); they come from different models')
+    wrong = sorted(
+        k for k in want.keys() | weights.keys() if k not in want or k not in weights or want[k] != weights[k].shape
+    )
+    if wrong:
+        raise I3Error(
+            f'{str(path)!r} does not fit its config.json ({len(wrong)} tensors, first {wrong[0]!r}); they come from different models'
+        )
     model = model.to_empty(device=device)
     for m in model.modules():
-        if isinstance(m, MultiPatternAttention): m.head_mask.fill_(1)          # not saved, so not loaded
+        if isinstance(m, MultiPatternAttention):
+            m.head_mask.fill_(1)  # not saved, so not loaded
     model.load_state_dict(weights)
     return model.eval()
 
 # %% ../nbs/07_model.ipynb #c040
-def flops_per_token(cfg: I3Config)->int:
+def flops_per_token(cfg: I3Config) -> int:
     "Floating-point operations of a training step, a token: six per active matrix weight, plus scan and attention windows."
     t = param_table(cfg)
-    active = sum(t[k] for k in ('expert gates', 'GRU gates', 'in-projections', 'convolutions', 'selection projections',
-        'step projections', 'out-projections', 'attention', 'pattern routers', 'head')) + t['experts']*cfg.top_k//cfg.n_experts
-    scan = cfg.n_hybrid*cfg.d_inner*cfg.d_state*7
-    windows = cfg.n_attn*2*2*cfg.d_model*(2*cfg.window + cfg.chunk)
-    return 6*active + 3*(scan + windows)
+    active = (
+        sum(
+            t[k]
+            for k in (
+                'expert gates',
+                'GRU gates',
+                'in-projections',
+                'convolutions',
+                'selection projections',
+                'step projections',
+                'out-projections',
+                'attention',
+                'pattern routers',
+                'head',
+            )
+        )
+        + t['experts'] * cfg.top_k // cfg.n_experts
+    )
+    scan = cfg.n_hybrid * cfg.d_inner * cfg.d_state * 7
+    windows = cfg.n_attn * 2 * 2 * cfg.d_model * (2 * cfg.window + cfg.chunk)
+    return 6 * active + 3 * (scan + windows)

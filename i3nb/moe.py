@@ -16,87 +16,100 @@ from .native import call, compile_c
 
 # %% ../nbs/06_moe.ipynb #c007
 def route(
-    logits,   # (n, e) gate outputs
-    k: int,   # experts that a token uses
-):            # probs (n, e), weights (n, k) which sum to 1 per token, experts (n, k) their indices
+    logits,  # (n, e) gate outputs
+    k: int,  # experts that a token uses
+):  # probs (n, e), weights (n, k) which sum to 1 per token, experts (n, k) their indices
     "Softmax over all experts, the best `k`, their weights renormalised."
-    probs = logits.softmax(-1)              # (n, e)
-    weights, experts = probs.topk(k)        # (n, k)
-    return probs, weights/weights.sum(-1, keepdim=True), experts
+    probs = logits.softmax(-1)  # (n, e)
+    weights, experts = probs.topk(k)  # (n, k)
+    return probs, weights / weights.sum(-1, keepdim=True), experts
+
 
 def moe_reference(
-    x,               # (n, d) tokens
-    weights,         # (n, k) from `route`
-    experts,         # (n, k) from `route`
-    w1, b1, w2, b2,  # (e, d, f), (e, f), (e, f, d), (e, d) the experts
-):                   # (n, d)
+    x,  # (n, d) tokens
+    weights,  # (n, k) from `route`
+    experts,  # (n, k) from `route`
+    w1,
+    b1,
+    w2,
+    b2,  # (e, d, f), (e, f), (e, f, d), (e, d) the experts
+):  # (n, d)
     "Each token, each of its experts, one after the other: the specification."
     rows = []
     for xi, gi, ei in zip(x, weights, experts.tolist()):
-        rows.append(sum(g*(F.gelu(xi@w1[e] + b1[e])@w2[e] + b2[e]) for g, e in zip(gi, ei)))
+        rows.append(sum(g * (F.gelu(xi @ w1[e] + b1[e]) @ w2[e] + b2[e]) for g, e in zip(gi, ei)))
     return torch.stack(rows)
 
 # %% ../nbs/06_moe.ipynb #c010
-def round_rows(n: int, tile: int=128)->int:
+def round_rows(n: int, tile: int = 128) -> int:
     "`n` rounded up to a power of two below `tile`, to a multiple of `tile` above; 0 stays 0, and `tile=1` rounds nothing."
-    if tile == 1 or n <= 1: return n
-    return min(1 << (n-1).bit_length(), -(-n//tile)*tile)
+    if tile == 1 or n <= 1:
+        return n
+    return min(1 << (n - 1).bit_length(), -(-n // tile) * tile)
+
 
 class Groups(NamedTuple):
     "Where each (token, choice) pair computes."
-    src: torch.Tensor     # (rows,) token that each row holds, sorted by expert; padding rows hold token 0
-    pos: torch.Tensor     # (n, k) row of each pair: the inverse of `src`
-    sizes: list           # rows of each expert's group, padding included
+
+    src: torch.Tensor  # (rows,) token that each row holds, sorted by expert; padding rows hold token 0
+    pos: torch.Tensor  # (n, k) row of each pair: the inverse of `src`
+    sizes: list  # rows of each expert's group, padding included
     counts: torch.Tensor  # (e,) pairs of each expert
 
+
 def group_rows(
-    experts,         # (n, k) chosen experts
+    experts,  # (n, k) chosen experts
     n_experts: int,
-    tile: int=128,   # see `round_rows`
-)->Groups:
+    tile: int = 128,  # see `round_rows`
+) -> Groups:
     "Sort all choices by expert. Waits for the device once, to learn the sizes."
-    flat = experts.flatten()                               # (n*k,)
-    order = flat.argsort(stable=True)                      # pairs by expert, in a group by token
-    counts = torch.bincount(flat, minlength=n_experts)     # (e,)
+    flat = experts.flatten()  # (n*k,)
+    order = flat.argsort(stable=True)  # pairs by expert, in a group by token
+    counts = torch.bincount(flat, minlength=n_experts)  # (e,)
     sizes = [round_rows(c, tile) for c in counts.tolist()]
-    shift = torch.tensor([0] + sizes[:-1], device=flat.device).cumsum(0) - (counts.cumsum(0) - counts)  # (e,) rows lost to padding before
+    shift = torch.tensor([0] + sizes[:-1], device=flat.device).cumsum(0) - (
+        counts.cumsum(0) - counts
+    )  # (e,) rows lost to padding before
     row = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
     pos = torch.empty_like(flat).index_copy_(0, order, row).view_as(experts)
-    src = flat.new_zeros(sum(sizes)).index_copy_(0, row, order//experts.shape[1])
+    src = flat.new_zeros(sum(sizes)).index_copy_(0, row, order // experts.shape[1])
     return Groups(src, pos, sizes, counts)
 
 # %% ../nbs/06_moe.ipynb #c013
 class _TorchOps:
     "What lies between the experts' products."
-    @staticmethod
-    def gather(x, src, dtype): return x.to(dtype)[src]                            # (n, d) -> (rows, d)
 
     @staticmethod
-    def gelu(a, b1):                                                              # a: (rows, f) becomes a + b1; returns its gelu
+    def gather(x, src, dtype):
+        return x.to(dtype)[src]  # (n, d) -> (rows, d)
+
+    @staticmethod
+    def gelu(a, b1):  # a: (rows, f) becomes a + b1; returns its gelu
         return F.gelu(a.add_(b1.to(a.dtype)))
 
     @staticmethod
-    def gelu_backward(a, dh, db1):                                                # dh becomes a's gradient, db1 (f,) is filled; returns gelu(a)
+    def gelu_backward(a, dh, db1):  # dh becomes a's gradient, db1 (f,) is filled; returns gelu(a)
         torch.ops.aten.gelu_backward.grad_input(dh, a, grad_input=dh)
         db1.copy_(dh.sum(0))
         return F.gelu(a)
 
     @staticmethod
-    def combine(y, pos, weights):                                                 # (rows, d) -> (n, d)
-        return sum(y[r]*w.unsqueeze(-1) for r, w in zip(pos.T, weights.T)).to(y.dtype)
+    def combine(y, pos, weights):  # (rows, d) -> (n, d)
+        return sum(y[r] * w.unsqueeze(-1) for r, w in zip(pos.T, weights.T)).to(y.dtype)
 
     @staticmethod
-    def spread(dout, y, pos, weights):                                            # (n, d) -> dy (rows, d), 0 in padding rows; dweights (n, k)
+    def spread(dout, y, pos, weights):  # (n, d) -> dy (rows, d), 0 in padding rows; dweights (n, k)
         dout = dout.unsqueeze(1)
         dy = torch.zeros_like(y)
-        dy[pos] = (dout*weights.unsqueeze(-1)).to(y.dtype)
-        return dy, (dout*y[pos]).sum(-1, dtype=weights.dtype)
+        dy[pos] = (dout * weights.unsqueeze(-1)).to(y.dtype)
+        return dy, (dout * y[pos]).sum(-1, dtype=weights.dtype)
 
     @staticmethod
-    def add_up(dx, pos, dtype): return sum(dx[r] for r in pos.T).to(dtype)        # (rows, d) -> (n, d)
+    def add_up(dx, pos, dtype):
+        return sum(dx[r] for r in pos.T).to(dtype)  # (rows, d) -> (n, d)
 
 # %% ../nbs/06_moe.ipynb #c015
-_C_OPS = r'''
+_C_OPS = r"""
 
 void gather(const f *x, const L *src, low *out, L rows, L d) {
     PARALLEL_FOR
@@ -146,34 +159,48 @@ void add_up(const low *dx, const L *pos, f *out, L n, L k, L d) {
         else SIMD for (L j = 0; j < d; j++) o[j] = FROM_LOW(xr[j]);
     }
 }
-'''
+"""
 
 # %% ../nbs/06_moe.ipynb #c017
 class _CompiledOps:
     "`_TorchOps` in C."
-    def __init__(self, lib): self.lib = lib
+
+    def __init__(self, lib):
+        self.lib = lib
 
     def gather(self, x, src, dtype):
         out = x.new_empty(len(src), x.shape[1], dtype=dtype)
-        call(self.lib.gather, x.contiguous(), src, out, *out.shape); return out
+        call(self.lib.gather, x.contiguous(), src, out, *out.shape)
+        return out
 
     def gelu(self, a, b1):
-        h = torch.empty_like(a); call(self.lib.gelu, a, b1, h, *a.shape); return h
+        h = torch.empty_like(a)
+        call(self.lib.gelu, a, b1, h, *a.shape)
+        return h
 
     def gelu_backward(self, a, dh, db1):
-        h = torch.empty_like(a); call(self.lib.gelu_backward, a, dh, h, db1, *a.shape); return h
+        h = torch.empty_like(a)
+        call(self.lib.gelu_backward, a, dh, h, db1, *a.shape)
+        return h
 
     def combine(self, y, pos, weights):
         out = y.new_empty(len(pos), y.shape[1])
-        call(self.lib.combine, y, pos, weights.contiguous(), out, *pos.shape, y.shape[1]); return out
+        call(self.lib.combine, y, pos, weights.contiguous(), out, *pos.shape, y.shape[1])
+        return out
 
     def spread(self, dout, y, pos, weights):
-        dy, dw = (torch.empty_like if len(y) == pos.numel() else torch.zeros_like)(y), weights.new_empty(pos.shape)   # zeros for padding rows only
-        call(self.lib.spread, dout.contiguous(), y, pos, weights.contiguous(), dy, dw, *pos.shape, y.shape[1]); return dy, dw
+        dy, dw = (
+            (torch.empty_like if len(y) == pos.numel() else torch.zeros_like)(y),
+            weights.new_empty(pos.shape),
+        )  # zeros for padding rows only
+        call(self.lib.spread, dout.contiguous(), y, pos, weights.contiguous(), dy, dw, *pos.shape, y.shape[1])
+        return dy, dw
 
     def add_up(self, dx, pos, dtype):
         out = dx.new_empty(len(pos), dx.shape[1], dtype=torch.float32)
-        call(self.lib.add_up, dx, pos, out, *pos.shape, dx.shape[1]); return out
+        call(self.lib.add_up, dx, pos, out, *pos.shape, dx.shape[1])
+        return out
+
 
 def _ops(x, dtype):
     "The fastest form of the small operations for rows like `x`, computed in `dtype`."
@@ -184,20 +211,23 @@ def _ops(x, dtype):
 # %% ../nbs/06_moe.ipynb #c019
 class ExpertFFN(torch.autograd.Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
+
     @staticmethod
     def forward(ctx, x, weights, w1, b1, w2, b2, groups, dtype):
         src, pos, sizes, _ = groups
         ops, v1, v2, c2 = _ops(x, dtype), *(w.to(dtype) for w in (w1, w2, b2))
-        xs = ops.gather(x, src, dtype)                                # (rows, d)
+        xs = ops.gather(x, src, dtype)  # (rows, d)
         y, acts = torch.empty_like(xs), []
         for e, (rows, out) in enumerate(zip(xs.split(sizes), y.split(sizes))):
-            if not len(rows): continue
-            a = rows@v1[e]                                            # (rows, f)
+            if not len(rows):
+                continue
+            a = rows @ v1[e]  # (rows, f)
             torch.addmm(c2[e], ops.gelu(a, b1[e]), v2[e], out=out)
             acts.append(a)
-        if any(ctx.needs_input_grad): ctx.save_for_backward(xs, weights, w1, w2, pos, y, *acts)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(xs, weights, w1, w2, pos, y, *acts)
         ctx.sizes, ctx.like = sizes, x.new_empty(0)
-        return ops.combine(y, pos, weights)                           # (n, d)
+        return ops.combine(y, pos, weights)  # (n, d)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -206,14 +236,17 @@ class ExpertFFN(torch.autograd.Function):
         ops, v1, v2 = _ops(ctx.like, xs.dtype), *(w.to(xs.dtype) for w in (w1, w2))
         dy, dweights = ops.spread(dout.to(xs.dtype), y, pos, weights)
         dx, acts = torch.empty_like(y), iter(acts)
-        dw1, dw2, db1, db2 = (w1.new_empty(s) for s in (w1.shape, w2.shape, (len(w1), w1.shape[2]), (len(w1), w1.shape[1])))
+        dw1, dw2, db1, db2 = (
+            w1.new_empty(s) for s in (w1.shape, w2.shape, (len(w1), w1.shape[2]), (len(w1), w1.shape[1]))
+        )
         for e, (x, d_y, d_x) in enumerate(zip(*(t.split(ctx.sizes) for t in (xs, dy, dx)))):
             if not len(x):
-                for g in (dw1, dw2, db1, db2): g[e].zero_()           # nobody came: no gradient
+                for g in (dw1, dw2, db1, db2):
+                    g[e].zero_()  # nobody came: no gradient
                 continue
-            da = d_y@v2[e].t()                                        # (rows, f), first as gradient of the gelu
-            dw2[e], db2[e] = ops.gelu_backward(next(acts), da, db1[e]).t()@d_y, d_y.sum(0)
-            dw1[e] = x.t()@da
+            da = d_y @ v2[e].t()  # (rows, f), first as gradient of the gelu
+            dw2[e], db2[e] = ops.gelu_backward(next(acts), da, db1[e]).t() @ d_y, d_y.sum(0)
+            dw1[e] = x.t() @ da
             torch.mm(da, v1[e].t(), out=d_x)
         return ops.add_up(dx, pos, ctx.like.dtype), dweights, dw1, db1, dw2, db2, None, None
 
@@ -221,34 +254,41 @@ class ExpertFFN(torch.autograd.Function):
 def balance_loss(
     probs,  # (n, e) softmax over experts
     usage,  # (e,) share of all choices, sums to 1
-):          # scalar: 1 at perfect balance, up to e/k when one expert takes all the probability
+):  # scalar: 1 at perfect balance, up to e/k when one expert takes all the probability
     "Load-balancing loss of GShard and Switch, for any `k`."
-    return probs.shape[-1]*(usage.detach()*probs.mean(0)).sum()
+    return probs.shape[-1] * (usage.detach() * probs.mean(0)).sum()
+
 
 def z_loss(
     logits,  # (n, e) gate outputs
-):           # scalar
+):  # scalar
     "Router z-loss of ST-MoE: mean squared log-partition."
     return logits.logsumexp(-1).square().mean()
 
 # %% ../nbs/06_moe.ipynb #c027
 class MoEAux(NamedTuple):
     "What the router did, for losses, plots and tests."
+
     balance: torch.Tensor  # scalar, see `balance_loss`
-    z: torch.Tensor        # scalar, see `z_loss`
-    usage: torch.Tensor    # (e,) share of the choices per expert, sums to 1, detached
-    probs: torch.Tensor    # (b, t, e) softmax over experts
+    z: torch.Tensor  # scalar, see `z_loss`
+    usage: torch.Tensor  # (e,) share of the choices per expert, sums to 1, detached
+    probs: torch.Tensor  # (b, t, e) softmax over experts
+
 
 class SparseMoE(nn.Module):
     "Top-k mixture of GELU experts: only the chosen compute, and no token is dropped."
-    def __init__(self, cfg: I3Config, tile: int|None=None):  # `tile`: see `round_rows`; None: 128 for products of 16 bits, 1 for others
+
+    def __init__(
+        self, cfg: I3Config, tile: int | None = None
+    ):  # `tile`: see `round_rows`; None: 128 for products of 16 bits, 1 for others
         super().__init__()
         d, f, e = cfg.d_model, cfg.d_ff, cfg.n_experts
         self.top_k, self.tile = cfg.top_k, tile
         self.gate = nn.Linear(d, e, bias=False)
         self.w1, self.b1 = nn.Parameter(torch.empty(e, d, f)), nn.Parameter(torch.empty(e, f))
         self.w2, self.b2 = nn.Parameter(torch.empty(e, f, d)), nn.Parameter(torch.empty(e, d))
-        for p, fan_in in ((self.w1, d), (self.b1, d), (self.w2, f), (self.b2, f)): nn.init.uniform_(p, -fan_in**-.5, fan_in**-.5)
+        for p, fan_in in ((self.w1, d), (self.b1, d), (self.w2, f), (self.b2, f)):
+            nn.init.uniform_(p, -(fan_in**-0.5), fan_in**-0.5)
 
     def logits(self, x):  # (n, d) -> (n, e)
         "Gate outputs, in fp32 or better whatever autocast says."
@@ -260,20 +300,22 @@ class SparseMoE(nn.Module):
         "The experts' weighted sum, by the form that suits the device."
         ps = self.w1, self.b1, self.w2, self.b2
         if rows.is_cuda:
-            from i3nb.moe_gpu import tiled_experts, tiles_serve               # needs this module
-            if tiles_serve(rows, dtype): return tiled_experts(rows, weights, *ps, experts, dtype)
+            from i3nb.moe_gpu import tiled_experts, tiles_serve  # needs this module
+
+            if tiles_serve(rows, dtype):
+                return tiled_experts(rows, weights, *ps, experts, dtype)
         groups = group_rows(experts, len(self.w1), self.tile or (1 if dtype.itemsize > 2 else 128))
         return ExpertFFN.apply(rows, weights, *ps, groups, dtype), groups.counts
 
     def forward(
         self,
-        x,   # (b, t, d)
-    ):       # y (b, t, d), `MoEAux`
+        x,  # (b, t, d)
+    ):  # y (b, t, d), `MoEAux`
         "Route each token, run its experts, and report."
-        rows, dtype = x.flatten(0, -2), compute_dtype(x)                      # (n, d)
-        logits = self.logits(rows)                                            # (n, e)
+        rows, dtype = x.flatten(0, -2), compute_dtype(x)  # (n, d)
+        logits = self.logits(rows)  # (n, e)
         probs, weights, experts = route(logits, self.top_k)
-        y, counts = self.run_experts(rows, weights, experts, dtype)           # (n, d), (e,)
-        usage = counts/experts.numel()                                        # (e,)
+        y, counts = self.run_experts(rows, weights, experts, dtype)  # (n, d), (e,)
+        usage = counts / experts.numel()  # (e,)
         aux = MoEAux(balance_loss(probs, usage), z_loss(logits), usage, probs.view(*x.shape[:-1], -1))
         return y.view_as(x), aux

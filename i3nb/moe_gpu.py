@@ -10,153 +10,204 @@ __all__ = ['OPS_SOURCE', 'Tiles', 'tile_rows', 'never_wait', 'experts_job', 'exp
 import types
 from typing import NamedTuple
 import torch
+import torch.nn.functional as F
 import torch.utils._python_dispatch
 from torch.autograd import Function
-import torch.nn.functional as F
 from .cuda_c import launch, low_define, nvrtc
 from .forms import Job, Part, compare, form_for, milliseconds
 from .moe import ExpertFFN, group_rows
-try: import triton, triton.language as tl
-except ImportError: triton, tl = None, types.SimpleNamespace(constexpr=None)
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton, tl = None, types.SimpleNamespace(constexpr=None)
 
 # %% ../nbs/06b_moe_gpu.ipynb #c007
 class Tiles(NamedTuple):
     "Where each (token, choice) pair computes; all shapes follow from the number of tokens."
-    src: torch.Tensor     # (rows,) token that each row holds; padding rows hold token 0
-    pos: torch.Tensor     # (n, k) row of each pair
+
+    src: torch.Tensor  # (rows,) token that each row holds; padding rows hold token 0
+    pos: torch.Tensor  # (n, k) row of each pair
     expert: torch.Tensor  # (tiles,) whose matrix a tile needs
-    ends: torch.Tensor    # (e,) int32, where each expert's rows end; the last one's with the last row
+    ends: torch.Tensor  # (e,) int32, where each expert's rows end; the last one's with the last row
     counts: torch.Tensor  # (e,) pairs of each expert
 
+
 def tile_rows(
-    experts,         # (n, k) chosen experts
+    experts,  # (n, k) chosen experts
     n_experts: int,
-    tile: int=128,   # rows of a tile
-)->Tiles:
+    tile: int = 128,  # rows of a tile
+) -> Tiles:
     "Give each pair a row, each expert whole tiles. Never waits for the device."
     flat, (n, k) = experts.flatten(), experts.shape
     each = torch.arange(n_experts, device=flat.device)
-    seen = (each[:, None] == flat).flatten().cumsum(0).view(n_experts, n*k)  # pairs so far, of the experts before too
-    before = F.pad(seen[:, -1], (1, 0))                                      # (e+1,)
+    seen = (each[:, None] == flat).flatten().cumsum(0).view(n_experts, n * k)  # pairs so far, of the experts before too
+    before = F.pad(seen[:, -1], (1, 0))  # (e+1,)
     counts = before.diff()
-    ends = ((counts + tile - 1)//tile*tile).cumsum(0)                        # (e,)
+    ends = ((counts + tile - 1) // tile * tile).cumsum(0)  # (e,)
     starts = F.pad(ends, (1, 0))[:-1]
-    pos = (starts - before[:-1])[flat] + seen.gather(0, flat[None])[0] - 1   # (n*k,)
-    rows = (n*k + n_experts*(tile-1))//tile*tile
-    src = flat.new_zeros(rows).index_copy_(0, pos, torch.arange(n*k, device=flat.device)//k)
-    first = torch.arange(0, rows, tile, device=flat.device)                  # (tiles,)
-    expert = (first[:, None] >= ends).sum(1).clamp_(max=n_experts-1)
-    return Tiles(src, pos.view(n, k), expert, torch.where(each == n_experts-1, rows, ends).int(), counts)
+    pos = (starts - before[:-1])[flat] + seen.gather(0, flat[None])[0] - 1  # (n*k,)
+    rows = (n * k + n_experts * (tile - 1)) // tile * tile
+    src = flat.new_zeros(rows).index_copy_(0, pos, torch.arange(n * k, device=flat.device) // k)
+    first = torch.arange(0, rows, tile, device=flat.device)  # (tiles,)
+    expert = (first[:, None] >= ends).sum(1).clamp_(max=n_experts - 1)
+    return Tiles(src, pos.view(n, k), expert, torch.where(each == n_experts - 1, rows, ends).int(), counts)
 
 # %% ../nbs/06b_moe_gpu.ipynb #c013
 class _Gather:
     "The two products with a copy of its expert's matrix for each tile."
+
     name, tile = 'gather', 256
+
     @staticmethod
-    def times(x, w, tiles):   # (rows, d), (e, d, f) -> (rows, f)
+    def times(x, w, tiles):  # (rows, d), (e, d, f) -> (rows, f)
         return torch.bmm(x.view(len(tiles.expert), -1, x.shape[1]), w[tiles.expert]).view(-1, w.shape[2])
+
     @staticmethod
-    def outer(x, y, tiles):   # (rows, d), (rows, f) -> (e, d, f)
+    def outer(x, y, tiles):  # (rows, d), (rows, f) -> (e, d, f)
         x, y = (a.view(len(tiles.expert), -1, a.shape[1]) for a in (x, y))
-        each = torch.bmm(x.mT, y)                                            # (tiles, d, f)
+        each = torch.bmm(x.mT, y)  # (tiles, d, f)
         return (_one_hot(tiles, x.dtype) @ each.flatten(1)).view(-1, *each.shape[1:])
+
 
 def _one_hot(tiles: Tiles, dtype):
     "(e, tiles): 1 where a tile is an expert's. A product with it adds up tiles in a fixed order, as no atomic sum does."
     return (tiles.expert == torch.arange(len(tiles.ends), device=tiles.expert.device)[:, None]).to(dtype)
 
+
 class _Grouped:
     "The two products through PyTorch's own grouped kernel."
+
     name, tile = 'grouped', 128
+
     @staticmethod
-    def times(x, w, tiles): return torch._grouped_mm(x, w, offs=tiles.ends)
+    def times(x, w, tiles):
+        return torch._grouped_mm(x, w, offs=tiles.ends)
+
     @staticmethod
-    def outer(x, y, tiles): return torch._grouped_mm(x.t(), y, offs=tiles.ends)
+    def outer(x, y, tiles):
+        return torch._grouped_mm(x.t(), y, offs=tiles.ends)
 
 # %% ../nbs/06b_moe_gpu.ipynb #c015
 _jit = triton.jit if triton else lambda f: f
 
+
 @_jit
 def _tri_times(x_p, w_p, y_p, expert_p, d, f, se, sd, sf, TILE: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr):
-    tile, col = tl.program_id(1), tl.program_id(0)*BF + tl.arange(0, BF)
-    row, k = tile*TILE + tl.arange(0, TILE), tl.arange(0, BD)
-    x_at = x_p + row[:, None].to(tl.int64)*d + k[None]
-    w_at = w_p + tl.load(expert_p + tile)*se + k[:, None]*sd + col[None]*sf
+    tile, col = tl.program_id(1), tl.program_id(0) * BF + tl.arange(0, BF)
+    row, k = tile * TILE + tl.arange(0, TILE), tl.arange(0, BD)
+    x_at = x_p + row[:, None].to(tl.int64) * d + k[None]
+    w_at = w_p + tl.load(expert_p + tile) * se + k[:, None] * sd + col[None] * sf
     acc = tl.zeros((TILE, BF), tl.float32)
     for start in range(0, d, BD):
-        x = tl.load(x_at, (start + k < d)[None] & (row >= 0)[:, None], 0.)
-        w = tl.load(w_at, (start + k < d)[:, None] & (col < f)[None], 0.)
+        x = tl.load(x_at, (start + k < d)[None] & (row >= 0)[:, None], 0.0)
+        w = tl.load(w_at, (start + k < d)[:, None] & (col < f)[None], 0.0)
         acc += tl.dot(x, w, input_precision='ieee')
-        x_at += BD; w_at += BD*sd
-    tl.store(y_p + row[:, None].to(tl.int64)*f + col[None], acc.to(y_p.dtype.element_ty), (row >= 0)[:, None] & (col < f)[None])
+        x_at += BD
+        w_at += BD * sd
+    tl.store(
+        y_p + row[:, None].to(tl.int64) * f + col[None],
+        acc.to(y_p.dtype.element_ty),
+        (row >= 0)[:, None] & (col < f)[None],
+    )
+
 
 @_jit
 def _tri_outer(x_p, y_p, w_p, ends_p, d, f, BD: tl.constexpr, BF: tl.constexpr, BK: tl.constexpr):
-    e, i, j = tl.program_id(2), tl.program_id(1)*BD + tl.arange(0, BD), tl.program_id(0)*BF + tl.arange(0, BF)
+    e, i, j = tl.program_id(2), tl.program_id(1) * BD + tl.arange(0, BD), tl.program_id(0) * BF + tl.arange(0, BF)
     end = tl.load(ends_p + e)
-    begin = tl.load(ends_p + tl.maximum(e - 1, 0))*(e > 0)
+    begin = tl.load(ends_p + tl.maximum(e - 1, 0)) * (e > 0)
     k = tl.arange(0, BK)
     acc = tl.zeros((BD, BF), tl.float32)
-    for start in range(begin, end, BK):                                      # ends are multiples of the tile, and BK divides it
+    for start in range(begin, end, BK):  # ends are multiples of the tile, and BK divides it
         row = (start + k).to(tl.int64)
-        x = tl.load(x_p + row[None]*d + i[:, None], (i < d)[:, None] & (row >= 0)[None], 0.)
-        y = tl.load(y_p + row[:, None]*f + j[None], (j < f)[None] & (row >= 0)[:, None], 0.)
+        x = tl.load(x_p + row[None] * d + i[:, None], (i < d)[:, None] & (row >= 0)[None], 0.0)
+        y = tl.load(y_p + row[:, None] * f + j[None], (j < f)[None] & (row >= 0)[:, None], 0.0)
         acc += tl.dot(x, y, input_precision='ieee')
-    at = w_p + e.to(tl.int64)*d*f + i[:, None].to(tl.int64)*f + j[None]
+    at = w_p + e.to(tl.int64) * d * f + i[:, None].to(tl.int64) * f + j[None]
     tl.store(at, acc.to(w_p.dtype.element_ty), (i < d)[:, None] & (j < f)[None])
 
 # %% ../nbs/06b_moe_gpu.ipynb #c017
 class _Triton:
     "The two products in Triton."
+
     name, tile = 'triton', 128
+
     @staticmethod
     def times(x, w, tiles):
         (_, d, f), rows = w.shape, len(x)
-        y, tile = x.new_empty(rows, f), rows//len(tiles.expert)
-        with torch.cuda.device_of(x):                                        # Triton launches on the current device
-            _tri_times[-(-f//128), len(tiles.expert)](x.contiguous(), w, y, tiles.expert, d, f, *w.stride(),
-                TILE=tile, BD=32, BF=128, num_warps=8, num_stages=3)
+        y, tile = x.new_empty(rows, f), rows // len(tiles.expert)
+        with torch.cuda.device_of(x):  # Triton launches on the current device
+            _tri_times[-(-f // 128), len(tiles.expert)](
+                x.contiguous(),
+                w,
+                y,
+                tiles.expert,
+                d,
+                f,
+                *w.stride(),
+                TILE=tile,
+                BD=32,
+                BF=128,
+                num_warps=8,
+                num_stages=3,
+            )
         return y
+
     @staticmethod
     def outer(x, y, tiles):
         e, d, f = len(tiles.ends), x.shape[1], y.shape[1]
         w = x.new_empty(e, d, f)
         with torch.cuda.device_of(x):
-            _tri_outer[-(-f//128), -(-d//128), e](x.contiguous(), y.contiguous(), w, tiles.ends, d, f,
-                BD=128, BF=128, BK=32, num_warps=8, num_stages=3)
+            _tri_outer[-(-f // 128), -(-d // 128), e](
+                x.contiguous(), y.contiguous(), w, tiles.ends, d, f, BD=128, BF=128, BK=32, num_warps=8, num_stages=3
+            )
         return w
+
 
 class never_wait:
     "While active, as for a step that is recorded, the experts take forms that never wait for the card."
+
     active = 0
-    def __enter__(self): never_wait.active += 1
-    def __exit__(self, *_): never_wait.active -= 1
+
+    def __enter__(self):
+        never_wait.active += 1
+
+    def __exit__(self, *_):
+        never_wait.active -= 1
+
 
 _KINDS = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16'}
 
+
 def experts_job(
     device: torch.device,  # a CUDA device
-    dtype: torch.dtype,    # of the products
-    waiting: bool=True,    # exact groups, for which the processor waits, are allowed
-)->Job:
+    dtype: torch.dtype,  # of the products
+    waiting: bool = True,  # exact groups, for which the processor waits, are allowed
+) -> Job:
     "The choice of the form of the experts' products."
     capability, low = torch.cuda.get_device_capability(device), dtype != torch.float32
     tritons = triton is not None and low and capability >= (7, 5)
-    grouped = dtype == torch.bfloat16 and capability >= (9, 0) and hasattr(torch, '_grouped_mm')   # elsewhere it waits
-    forms = ('gather',) + ('triton',)*tritons + ('grouped',)*grouped + ('sorted',)*waiting
+    grouped = dtype == torch.bfloat16 and capability >= (9, 0) and hasattr(torch, '_grouped_mm')  # elsewhere it waits
+    forms = ('gather',) + ('triton',) * tritons + ('grouped',) * grouped + ('sorted',) * waiting
     last = 'sorted' if waiting else 'gather'
     return Job(Part('experts', 'i3nb.moe_gpu:experts_trial'), forms, last, (('dtype', _KINDS[dtype]),))
 
-def experts_form(device: torch.device, dtype: torch.dtype)->str:
+
+def experts_form(device: torch.device, dtype: torch.dtype) -> str:
     "What serves a card and a type best: 'gather', 'triton', 'grouped', or the last chapter's exact groups, 'sorted'."
     form = form_for('experts', experts_job, device, dtype, not never_wait.active)
-    return 'gather' if form == 'sorted' and never_wait.active else form       # even where somebody named it
+    return 'gather' if form == 'sorted' and never_wait.active else form  # even where somebody named it
 
-def tiles_serve(x: torch.Tensor, dtype: torch.dtype)->bool:
+
+def tiles_serve(x: torch.Tensor, dtype: torch.dtype) -> bool:
     "Whether tiles are the better way for `x`: where they are faster, and wherever waiting is impossible."
     return x.is_cuda and experts_form(x.device, dtype) != 'sorted'
 
+
 _FORMS = {form.name: form for form in (_Gather, _Grouped, _Triton)}
+
 
 def _products(device: torch.device, dtype: torch.dtype):
     "The form of the products on a device; copies where nothing better is known."
@@ -165,27 +216,35 @@ def _products(device: torch.device, dtype: torch.dtype):
 # %% ../nbs/06b_moe_gpu.ipynb #c022
 class _TorchOps:
     "What lies between the products."
+
     @staticmethod
-    def gather(x, src, dtype): return x.to(dtype)[src]                       # (n, d) -> (rows, d)
+    def gather(x, src, dtype):
+        return x.to(dtype)[src]  # (n, d) -> (rows, d)
+
     @staticmethod
-    def bias_gelu(a, b1, tiles):                                             # a (rows, f) += its expert's bias; returns gelu
+    def bias_gelu(a, b1, tiles):  # a (rows, f) += its expert's bias; returns gelu
         a.view(len(tiles.expert), -1, a.shape[1]).add_(b1.to(a.dtype)[tiles.expert].unsqueeze(1))
         return F.gelu(a)
+
     @staticmethod
-    def gelu_backward(a, dh, tiles):                                         # a's gradient, gelu(a), the gradient's column sums (tiles, f)
+    def gelu_backward(a, dh, tiles):  # a's gradient, gelu(a), the gradient's column sums (tiles, f)
         da = torch.ops.aten.gelu_backward(dh, a)
         return da, F.gelu(a), da.view(len(tiles.expert), -1, a.shape[1]).sum(1, dtype=torch.float32)
+
     @staticmethod
-    def combine(y, tiles, experts, weights, b2):                             # (rows, d) -> (n, d)
-        return ((y[tiles.pos] + b2.to(y.dtype)[experts])*weights.unsqueeze(-1)).sum(1).to(y.dtype)
+    def combine(y, tiles, experts, weights, b2):  # (rows, d) -> (n, d)
+        return ((y[tiles.pos] + b2.to(y.dtype)[experts]) * weights.unsqueeze(-1)).sum(1).to(y.dtype)
+
     @staticmethod
-    def spread(dout, y, tiles, experts, weights, b2):                        # (n, d) -> dy (rows, d), 0 in padding rows; dweights (n, k)
+    def spread(dout, y, tiles, experts, weights, b2):  # (n, d) -> dy (rows, d), 0 in padding rows; dweights (n, k)
         dout = dout.unsqueeze(1)
         dy = torch.zeros_like(y)
-        dy[tiles.pos] = (dout*weights.unsqueeze(-1)).to(y.dtype)
-        return dy, (dout*(y[tiles.pos] + b2.to(y.dtype)[experts])).sum(-1, dtype=weights.dtype)
+        dy[tiles.pos] = (dout * weights.unsqueeze(-1)).to(y.dtype)
+        return dy, (dout * (y[tiles.pos] + b2.to(y.dtype)[experts])).sum(-1, dtype=weights.dtype)
+
     @staticmethod
-    def add_up(dx, tiles, dtype): return dx[tiles.pos].sum(1, dtype=dtype)   # (rows, d) -> (n, d)
+    def add_up(dx, tiles, dtype):
+        return dx[tiles.pos].sum(1, dtype=dtype)  # (rows, d) -> (n, d)
 
 # %% ../nbs/06b_moe_gpu.ipynb #c024
 _FORWARD_OPS = r"""
@@ -258,37 +317,44 @@ OPS_SOURCE = _FORWARD_OPS + _BACKWARD_OPS
 # %% ../nbs/06b_moe_gpu.ipynb #c028
 class _CudaOps:
     "`_TorchOps` in CUDA C; parameters, weights and `x` in fp32."
+
     @staticmethod
     def _go(name, grid, low, tensors, outs, *numbers):
         "Start a kernel for numbers of `low`'s type: `tensors` hold something, `outs` are made."
         tensors = [t.contiguous() for t in tensors]
         launch(OPS_SOURCE, (low_define(low.dtype),), name, grid, 256, tensors, *numbers, outs=outs)
+
     @classmethod
     def gather(cls, x, src, dtype):
         out = x.new_empty(len(src), x.shape[1], dtype=dtype)
         cls._go('gather', (len(src), 1), out, [x, src], [out], x.shape[1])
         return out
+
     @classmethod
     def bias_gelu(cls, a, b1, tiles):
         h = torch.empty_like(a)
-        cls._go('bias_gelu', (len(a), 1), a, [a, b1, tiles.expert], [h], a.shape[1], len(a)//len(tiles.expert))
+        cls._go('bias_gelu', (len(a), 1), a, [a, b1, tiles.expert], [h], a.shape[1], len(a) // len(tiles.expert))
         return h
+
     @classmethod
     def gelu_backward(cls, a, dh, tiles):
         h, sums = torch.empty_like(a), a.new_empty(len(tiles.expert), a.shape[1], dtype=torch.float32)
-        grid = -(-a.shape[1]//256), len(sums)
-        cls._go('gelu_backward', grid, a, [a, dh], [h, sums], a.shape[1], len(a)//len(sums))
+        grid = -(-a.shape[1] // 256), len(sums)
+        cls._go('gelu_backward', grid, a, [a, dh], [h, sums], a.shape[1], len(a) // len(sums))
         return dh, h, sums
+
     @classmethod
     def combine(cls, y, tiles, experts, weights, b2):
         out = y.new_empty(len(weights), y.shape[1])
         cls._go('combine', (len(out), 1), y, [y, tiles.pos, experts, weights, b2], [out], y.shape[1], weights.shape[1])
         return out
+
     @classmethod
     def spread(cls, dout, y, tiles, experts, weights, b2):
         dy, dw, (n, k) = torch.zeros_like(y), weights.new_empty(weights.shape), weights.shape
         cls._go('spread', (n, k), y, [dout, y, tiles.pos, experts, weights, b2, dy], [dw], y.shape[1], k)
         return dy, dw
+
     @classmethod
     def add_up(cls, dx, tiles, dtype):
         out = dx.new_empty(len(tiles.pos), dx.shape[1], dtype=torch.float32)
@@ -298,17 +364,22 @@ class _CudaOps:
 # %% ../nbs/06b_moe_gpu.ipynb #c032
 class TiledFFN(Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
+
     @staticmethod
     def forward(ctx, x, weights, w1, b1, w2, b2, experts, dtype, form=None, ops=None):
         form = form or _products(x.device, dtype)
-        ops = ops or (ops_form(x.device, dtype) if x.is_cuda and {x.dtype, weights.dtype, b1.dtype} == {torch.float32} else _TorchOps)
+        ops = ops or (
+            ops_form(x.device, dtype)
+            if x.is_cuda and {x.dtype, weights.dtype, b1.dtype} == {torch.float32}
+            else _TorchOps
+        )
         tiles = tile_rows(experts, len(w1), form.tile)
-        xs = ops.gather(x, tiles.src, dtype)                                 # (rows, d)
-        a = form.times(xs, w1.to(dtype), tiles)                              # (rows, f)
-        y = form.times(ops.bias_gelu(a, b1, tiles), w2.to(dtype), tiles)     # (rows, d)
+        xs = ops.gather(x, tiles.src, dtype)  # (rows, d)
+        a = form.times(xs, w1.to(dtype), tiles)  # (rows, f)
+        y = form.times(ops.bias_gelu(a, b1, tiles), w2.to(dtype), tiles)  # (rows, d)
         ctx.save_for_backward(xs, weights, w1, w2, b2, experts, a, y, *tiles)
         ctx.form, ctx.ops, ctx.kind = form, ops, x.dtype
-        return ops.combine(y, tiles, experts, weights, b2)                   # (n, d)
+        return ops.combine(y, tiles, experts, weights, b2)  # (n, d)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -319,19 +390,34 @@ class TiledFFN(Function):
         da, h, sums = ops.gelu_backward(a, form.times(dy, w2.to(dtype).mT, tiles), tiles)
         dw1, dw2 = form.outer(xs, da, tiles), form.outer(h, dy, tiles)
         dx = ops.add_up(form.times(da, w1.to(dtype).mT, tiles), tiles, ctx.kind)
-        each = _one_hot(tiles, torch.float32)                                # (e, tiles)
+        each = _one_hot(tiles, torch.float32)  # (e, tiles)
         db2 = each @ dy.view(len(tiles.expert), -1, dy.shape[1]).sum(1, dtype=torch.float32)
-        return dx, dweights, dw1.to(w1.dtype), (each @ sums).to(w1.dtype), dw2.to(w2.dtype), db2.to(w2.dtype), None, None, None, None
+        return (
+            dx,
+            dweights,
+            dw1.to(w1.dtype),
+            (each @ sums).to(w1.dtype),
+            dw2.to(w2.dtype),
+            db2.to(w2.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
+
 
 def tiled_experts(
-    x,               # (n, d) tokens
-    weights,         # (n, k) of each token's experts
-    w1, b1, w2, b2,  # (e, d, f), (e, f), (e, f, d), (e, d) the experts
-    experts,         # (n, k) chosen experts
-    dtype,           # to compute in
-    form=None,       # of the products; None: what serves the device
-    ops=None,        # of what lies between them; None: what serves the device
-)->tuple:            # y (n, d), choices of each expert (e,)
+    x,  # (n, d) tokens
+    weights,  # (n, k) of each token's experts
+    w1,
+    b1,
+    w2,
+    b2,  # (e, d, f), (e, f), (e, f, d), (e, d) the experts
+    experts,  # (n, k) chosen experts
+    dtype,  # to compute in
+    form=None,  # of the products; None: what serves the device
+    ops=None,  # of what lies between them; None: what serves the device
+) -> tuple:  # y (n, d), choices of each expert (e,)
     "The chosen experts' weighted sum without waiting for the device."
     counts = (experts.flatten()[:, None] == torch.arange(len(w1), device=x.device)).sum(0)
     return TiledFFN.apply(x, weights, w1, b1, w2, b2, experts, dtype, form, ops), counts
@@ -339,41 +425,63 @@ def tiled_experts(
 # %% ../nbs/06b_moe_gpu.ipynb #c039
 class NoWaiting(torch.utils._python_dispatch.TorchDispatchMode):
     "Raises `RuntimeError` at every operation that would make the processor wait for a card."
-    WAITS = ('_local_scalar_dense', 'item', 'nonzero', 'masked_select', 'bincount', '_unique2', 'unique_dim', 'repeat_interleave.Tensor', 'equal')
+
+    WAITS = (
+        '_local_scalar_dense',
+        'item',
+        'nonzero',
+        'masked_select',
+        'bincount',
+        '_unique2',
+        'unique_dim',
+        'repeat_interleave.Tensor',
+        'equal',
+    )
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = str(func).removeprefix('aten.')
-        masked = name.startswith('index') and any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for a in args if isinstance(a, (list, tuple)) for i in a)
-        if name.startswith('lift_fresh') and args[0].dim(): raise RuntimeError('a tensor made of Python numbers waits for the device')
-        if masked or any(name == w or name.split('.')[0] == w for w in self.WAITS): raise RuntimeError(f'{func} waits for the device')
+        masked = name.startswith('index') and any(
+            isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8)
+            for a in args
+            if isinstance(a, (list, tuple))
+            for i in a
+        )
+        if name.startswith('lift_fresh') and args[0].dim():
+            raise RuntimeError('a tensor made of Python numbers waits for the device')
+        if masked or any(name == w or name.split('.')[0] == w for w in self.WAITS):
+            raise RuntimeError(f'{func} waits for the device')
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/06b_moe_gpu.ipynb #x001
 def _small_operations(ops, device, dtype, n=5, d=24, f=40, tile=4):
     "What every one of the small operations gives for one case."
-    r = lambda *s: torch.arange(s[0]*s[1], device=device).sin().view(s)
-    x, w, b1, b2, experts = r(n, d), r(n, 2).abs(), r(4, f), r(4, d), torch.arange(2*n, device=device).view(n, 2) % 4
+    r = lambda *s: torch.arange(s[0] * s[1], device=device).sin().view(s)
+    x, w, b1, b2, experts = r(n, d), r(n, 2).abs(), r(4, f), r(4, d), torch.arange(2 * n, device=device).view(n, 2) % 4
     tiles = tile_rows(experts, 4, tile)
     xs, a, dh = ops.gather(x, tiles.src, dtype), r(len(tiles.src), f).to(dtype), r(len(tiles.src), f).to(dtype)
     forward = [xs, ops.bias_gelu(a, b1, tiles), a, ops.combine(xs, tiles, experts, w, b2)]
     backward = [*ops.gelu_backward(a, dh, tiles), *ops.spread(x.to(dtype), xs, tiles, experts, w, b2)]
     return [*forward, *backward, ops.add_up(xs, tiles, torch.float32)]
 
+
 def ops_trial(
-    form: str,             # 'cuda' or 'torch'
+    form: str,  # 'cuda' or 'torch'
     device: torch.device,
-    dtype: str,            # 'fp32', 'bf16' or 'fp16'
+    dtype: str,  # 'fp32', 'bf16' or 'fp16'
     large=dict(n=1024, d=512, f=2048, tile=128),  # the case that is timed; None: none is
-)->float:                  # milliseconds
+) -> float:  # milliseconds
     "The trial of one form of the small operations; raises where it fails or is wrong."
     ops, dtype = dict(cuda=_CudaOps, torch=_TorchOps)[form], {v: k for k, v in _KINDS.items()}[dtype]
     want = _small_operations(_TorchOps, device, dtype)
-    compare(_small_operations(ops, device, dtype), want, 4*torch.finfo(dtype).eps + 1e-5)
-    return milliseconds(lambda: _small_operations(ops, device, dtype, **large), device) if large else 0.
+    compare(_small_operations(ops, device, dtype), want, 4 * torch.finfo(dtype).eps + 1e-5)
+    return milliseconds(lambda: _small_operations(ops, device, dtype, **large), device) if large else 0.0
 
-def ops_job(device: torch.device, dtype: torch.dtype)->Job:
+
+def ops_job(device: torch.device, dtype: torch.dtype) -> Job:
     "The choice of the form of the small operations."
-    forms = ('cuda',)*(nvrtc() is not None) + ('torch',)
+    forms = ('cuda',) * (nvrtc() is not None) + ('torch',)
     return Job(Part('ops', 'i3nb.moe_gpu:ops_trial'), forms, 'torch', (('dtype', _KINDS[dtype]),))
+
 
 def ops_form(device: torch.device, dtype: torch.dtype):
     "`_CudaOps` where it is right and faster on this card, else `_TorchOps`."
@@ -381,30 +489,41 @@ def ops_form(device: torch.device, dtype: torch.dtype):
 
 # %% ../nbs/06b_moe_gpu.ipynb #x005
 def experts_trial(
-    form: str,             # 'sorted', 'gather', 'triton' or 'grouped'
+    form: str,  # 'sorted', 'gather', 'triton' or 'grouped'
     device: torch.device,
-    dtype: str,            # 'fp32', 'bf16' or 'fp16'
+    dtype: str,  # 'fp32', 'bf16' or 'fp16'
     small=(257, 64, 128),  # (n, d, f) of the case whose numbers are compared
     large=(2048, 512, 2048),  # (n, d, f) of the case that is timed; None: none is
-)->float:                  # milliseconds, forward and backward
+) -> float:  # milliseconds, forward and backward
     "The trial of one form of the experts' products, compared with exact groups in fp32."
     dtype = {v: k for k, v in _KINDS.items()}[dtype]
+
     def inputs(n, d, f):
-        r = lambda *s: (torch.randn(*s, device=device)*s[-1]**-.5).requires_grad_()
-        weights, experts = torch.rand(n, 2, device=device).requires_grad_(), torch.rand(n, 4, device=device).topk(2).indices
+        r = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).requires_grad_()
+        weights, experts = (
+            torch.rand(n, 2, device=device).requires_grad_(),
+            torch.rand(n, 4, device=device).topk(2).indices,
+        )
         return [r(n, d), weights, r(4, d, f), r(4, f), r(4, f, d), r(4, d)], experts
+
     def run(form, xs, experts, dtype):
-        if form == 'sorted': y = ExpertFFN.apply(*xs, group_rows(experts, 4), dtype)
-        else: y = TiledFFN.apply(*xs, experts, dtype, _FORMS[form], _TorchOps)
+        if form == 'sorted':
+            y = ExpertFFN.apply(*xs, group_rows(experts, 4), dtype)
+        else:
+            y = TiledFFN.apply(*xs, experts, dtype, _FORMS[form], _TorchOps)
         return y, *torch.autograd.grad(y.float().sin().sum(), xs)
+
     torch.manual_seed(0)
     case = inputs(*small)
-    tolerance = dict(fp32=1e-5, bf16=.02, fp16=.003)[_KINDS[dtype]]
+    tolerance = dict(fp32=1e-5, bf16=0.02, fp16=0.003)[_KINDS[dtype]]
     compare(run(form, *case, dtype), run('sorted', *case, torch.float32), tolerance)
     if device.type == 'cuda' and form != 'sorted':
-        torch.cuda.set_sync_debug_mode('error')                             # PyTorch raises where it has to wait
-        try: run(form, *case, dtype)
-        finally: torch.cuda.set_sync_debug_mode('default')
-    if not large: return 0.
+        torch.cuda.set_sync_debug_mode('error')  # PyTorch raises where it has to wait
+        try:
+            run(form, *case, dtype)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    if not large:
+        return 0.0
     case = inputs(*large)
     return milliseconds(lambda: run(form, *case, dtype), device)

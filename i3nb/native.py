@@ -6,13 +6,19 @@
 __all__ = ['C_PRELUDE', 'compile_c', 'call', 'keep_memory']
 
 # %% ../nbs/00b_native.ipynb #c002
-import ctypes, hashlib, os, platform, shutil, subprocess, tempfile
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 import torch
 
 # %% ../nbs/00b_native.ipynb #c005
-C_PRELUDE = r'''
+C_PRELUDE = r"""
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -69,30 +75,37 @@ INLINE f normal_cdf(f x, f *bell) {             /* share of a normal distributio
     f tail = .5f**bell*t*(.254829592f + t*(-.284496736f + t*(1.421413741f + t*(-1.453152027f + t*1.061405429f))));
     return x < 0 ? tail : 1.f - tail;
 }
-'''
+"""
 
 # %% ../nbs/00b_native.ipynb #c007
 _FLAGS = '-O3 -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math'.split()
 
-def _cache_dir()->Path:
+
+def _cache_dir() -> Path:
     "A folder only this user can write: `I3NB_CACHE`, else below the home, else a temporary one."
     root = os.environ.get('I3NB_CACHE') or os.path.expanduser('~/.cache/i3nb')
     try:
-        path = Path(root)/'native'
+        path = Path(root) / 'native'
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.stat().st_uid == os.getuid() and os.access(path, os.W_OK): return path
-    except OSError: pass
+        if path.stat().st_uid == os.getuid() and os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
     return Path(tempfile.mkdtemp(prefix='i3nb-native-'))
 
-def _cpu_name()->str:
+
+def _cpu_name() -> str:
     "What `-march=native` depends on."
-    try: return ''.join(sorted({l for l in open('/proc/cpuinfo') if l.startswith(('flags', 'Features', 'model name'))}))
-    except OSError: return platform.processor()+platform.machine()
+    try:
+        return ''.join(sorted({l for l in open('/proc/cpuinfo') if l.startswith(('flags', 'Features', 'model name'))}))
+    except OSError:
+        return platform.processor() + platform.machine()
+
 
 def _build(cc: str, source: str, flags: list, target: Path):
     "Compile `source` into the shared library `target`, atomically; the linker is not told of OpenMP, see above."
     with tempfile.TemporaryDirectory(dir=target.parent) as d:
-        src, obj, lib = (Path(d)/n for n in ('lib.c', 'lib.o', 'lib.so'))
+        src, obj, lib = (Path(d) / n for n in ('lib.c', 'lib.o', 'lib.so'))
         src.write_text(source)
         loose = ['-undefined', 'dynamic_lookup'] if platform.system() == 'Darwin' else []
         for command in ([cc, *flags, '-c', '-o', obj, src], [cc, '-shared', *loose, '-o', lib, obj, '-lm']):
@@ -102,39 +115,55 @@ def _build(cc: str, source: str, flags: list, target: Path):
 # %% ../nbs/00b_native.ipynb #c009
 @lru_cache
 def compile_c(
-    source: str,       # C source; `C_PRELUDE` is put before it
-    defines: tuple=(), # macros, as ('N=64',)
-):                     # the loaded library, or None where nothing compiles it
+    source: str,  # C source; `C_PRELUDE` is put before it
+    defines: tuple = (),  # macros, as ('N=64',)
+):  # the loaded library, or None where nothing compiles it
     "Compile C for this very processor, once; later calls and processes load the result."
     cc = os.environ.get('CC') or shutil.which('cc') or shutil.which('gcc') or shutil.which('clang')
-    if not cc or os.name != 'posix' or os.environ.get('I3NB_NATIVE') == '0': return None
-    native = ['-mcpu=native'] if platform.machine() in ('arm64', 'aarch64') else ['-march=native', '-mprefer-vector-width=512']
+    if not cc or os.name != 'posix' or os.environ.get('I3NB_NATIVE') == '0':
+        return None
+    native = (
+        ['-mcpu=native']
+        if platform.machine() in ('arm64', 'aarch64')
+        else ['-march=native', '-mprefer-vector-width=512']
+    )
     for extra in ([*native, '-fopenmp'], [*native, '-fopenmp-simd'], ['-fopenmp-simd'], []):
         flags = [*_FLAGS, *extra, *(f'-D{d}' for d in defines)]
-        key = hashlib.sha256('\0'.join([C_PRELUDE, source, cc, *flags, _cpu_name(), torch.__version__]).encode()).hexdigest()[:24]
-        target = _cache_dir()/f'{key}.so'
+        key = hashlib.sha256(
+            '\0'.join([C_PRELUDE, source, cc, *flags, _cpu_name(), torch.__version__]).encode()
+        ).hexdigest()[:24]
+        target = _cache_dir() / f'{key}.so'
         try:
-            if not target.exists(): _build(cc, C_PRELUDE+source, flags, target)
+            if not target.exists():
+                _build(cc, C_PRELUDE + source, flags, target)
             return ctypes.CDLL(str(target))
-        except (OSError, subprocess.SubprocessError): continue   # this compiler, or this PyTorch's threads, cannot do it: less, then
+        except (OSError, subprocess.SubprocessError):
+            continue  # this compiler, or this PyTorch's threads, cannot do it: less, then
 
 # %% ../nbs/00b_native.ipynb #c011
 def call(
     function,  # of a library that `compile_c` returned
-    *args,     # contiguous tensors as pointers, int as long, float as float
+    *args,  # contiguous tensors as pointers, int as long, float as float
 ):
     "Call a C function; other Python threads run on meanwhile."
+
     def plain(x):
         if isinstance(x, torch.Tensor):
-            if not x.is_contiguous() or x.device.type != 'cpu': raise ValueError(f'{function.__name__}: a tensor of shape {tuple(x.shape)} is not contiguous or not on the CPU')
+            if not x.is_contiguous() or x.device.type != 'cpu':
+                raise ValueError(
+                    f'{function.__name__}: a tensor of shape {tuple(x.shape)} is not contiguous or not on the CPU'
+                )
             return ctypes.c_void_p(x.data_ptr())
         return ctypes.c_long(x) if isinstance(x, int) else ctypes.c_float(x)
+
     function(*map(plain, args))
 
 # %% ../nbs/00b_native.ipynb #c014
-def keep_memory()->bool:
+def keep_memory() -> bool:
     "Let this process keep freed memory for its next use (glibc only); whether it could be set."
-    try: mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False        # not glibc: nothing to do
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False  # not glibc: nothing to do
     TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-    return bool(mallopt(MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(TRIM_THRESHOLD, 2**31-1))
+    return bool(mallopt(MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(TRIM_THRESHOLD, 2**31 - 1))

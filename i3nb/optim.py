@@ -15,37 +15,40 @@ from .native import call, compile_c
 
 # %% ../nbs/09_optim.ipynb #c005
 def lr_scale(
-    progress: float,        # how much of the run is done, 0 to 1
-    step: int,              # steps done so far
-    warmup_steps: int=20,   # steps of linear rise; 0 for none
-    final: float=0.1,       # value at the end
-)->float:                   # factor on every learning rate
+    progress: float,  # how much of the run is done, 0 to 1
+    step: int,  # steps done so far
+    warmup_steps: int = 20,  # steps of linear rise; 0 for none
+    final: float = 0.1,  # value at the end
+) -> float:  # factor on every learning rate
     "Linear warm-up times half a cosine."
-    warm = min(1., (step+1)/warmup_steps) if warmup_steps else 1.
-    p = min(max(progress, 0.), 1.)
-    return warm*(final + (1-final)*(1+math.cos(math.pi*p))/2)
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    p = min(max(progress, 0.0), 1.0)
+    return warm * (final + (1 - final) * (1 + math.cos(math.pi * p)) / 2)
 
 # %% ../nbs/09_optim.ipynb #c009
 def gradient_norm(
-    params,        # parameters; those without a gradient are passed over
-)->torch.Tensor:   # () on their device, which is not waited for
+    params,  # parameters; those without a gradient are passed over
+) -> torch.Tensor:  # () on their device, which is not waited for
     "The length of all gradients together."
     grads = [p.grad for p in params if p.grad is not None]
     return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
 
+
 def shorten(
-    params,               # as above
-    norm: float,          # their gradients' length
-    max_norm: float|None, # longest gradient allowed; 0 or None: any
+    params,  # as above
+    norm: float,  # their gradients' length
+    max_norm: float | None,  # longest gradient allowed; 0 or None: any
 ):
     "Shorten the gradients to `max_norm`; shorter ones stay as they are, and so do those that are not finite."
     grads = [p.grad for p in params if p.grad is not None]
-    if max_norm and math.isfinite(norm) and norm > max_norm: torch._foreach_mul_(grads, max_norm/norm)
+    if max_norm and math.isfinite(norm) and norm > max_norm:
+        torch._foreach_mul_(grads, max_norm / norm)
+
 
 def clip_gradients(
-    params,               # parameters; those without a gradient are passed over
-    max_norm: float=1.0,  # longest gradient allowed; 0 or None measures only
-)->float:                 # the norm before clipping
+    params,  # parameters; those without a gradient are passed over
+    max_norm: float = 1.0,  # longest gradient allowed; 0 or None measures only
+) -> float:  # the norm before clipping
     "Shorten the gradient to `max_norm`; return the norm it had."
     params = list(params)
     norm = gradient_norm(params).item()
@@ -58,59 +61,70 @@ POLAR = ((7.7110, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013))  # the best two
 
 # %% ../nbs/09_optim.ipynb #c015
 def orthogonalize_reference(
-    g,             # (r, c) matrix
+    g,  # (r, c) matrix
     rounds=POLAR,  # a, b, c of each round
-):                 # (r, c): singular vectors of `g`, singular values near 1
+):  # (r, c): singular vectors of `g`, singular values near 1
     "Newton-Schulz with a quintic for each round, in the type of `g`: the specification."
     x = g.mT if g.shape[0] > g.shape[1] else g
-    x = x/(torch.linalg.svdvals(x).norm(8)*1.005 + 1e-30)      # a little room for the rounding of bf16
+    x = x / (torch.linalg.svdvals(x).norm(8) * 1.005 + 1e-30)  # a little room for the rounding of bf16
     for a, b, c in rounds:
-        gram = x@x.mT
-        x = a*x + (b*gram + c*gram@gram)@x
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if g.shape[0] > g.shape[1] else x
 
 # %% ../nbs/09_optim.ipynb #c018
-def _addmm(x, a, b, beta=1., alpha=1.):
+def _addmm(x, a, b, beta=1.0, alpha=1.0):
     "`beta*x + alpha*(a@b)` for matrices or batches of them."
     return (torch.addmm if x.ndim == 2 else torch.baddbmm)(x, a, b, beta=beta, alpha=alpha)
 
+
 def _shorten(A):
     "`A` (…, n, n) with no eigenvalue above 1, its square, and the factor that took the matrix there of which `A` is the Gram matrix."
-    square = A@A
-    s = (torch.linalg.vector_norm(square.float(), dim=(-2, -1), keepdim=True).sqrt()*1.01).clamp_min(1e-4)
-    return (A/s).to(A.dtype), (square/s**2).to(A.dtype), s.rsqrt()
+    square = A @ A
+    s = (torch.linalg.vector_norm(square.float(), dim=(-2, -1), keepdim=True).sqrt() * 1.01).clamp_min(1e-4)
+    return (A / s).to(A.dtype), (square / s**2).to(A.dtype), s.rsqrt()
+
 
 def _short_factor(x, rounds, left: bool):
     "The small matrix Q with which `rounds` multiply `x`: from the left, or from the right."
-    A, square, factor = _shorten(x@x.mT if left else x.mT@x)
+    A, square, factor = _shorten(x @ x.mT if left else x.mT @ x)
     for i, (a, b, c) in enumerate(rounds):
-        B = _addmm(A, A, A, beta=b, alpha=c) if i else square.mul_(c).add_(A, alpha=b)    # P = aI + B
-        if i: Q = _addmm(Q, B, Q, beta=a)                                 # PQ
-        else: Q = B.clone(); Q.diagonal(dim1=-2, dim2=-1).add_(a)
-        if i+1 < len(rounds): A = _addmm(A, B, A, beta=a); A = _addmm(A, B, A, beta=a)   # PPA = PAP: polynomials of A commute
-    return (Q*factor).to(x.dtype)
+        B = _addmm(A, A, A, beta=b, alpha=c) if i else square.mul_(c).add_(A, alpha=b)  # P = aI + B
+        if i:
+            Q = _addmm(Q, B, Q, beta=a)  # PQ
+        else:
+            Q = B.clone()
+            Q.diagonal(dim1=-2, dim2=-1).add_(a)
+        if i + 1 < len(rounds):
+            A = _addmm(A, B, A, beta=a)
+            A = _addmm(A, B, A, beta=a)  # PPA = PAP: polynomials of A commute
+    return (Q * factor).to(x.dtype)
+
 
 def _unit_scale(shape, norm):
     "What gives matrices of Frobenius norm `norm` the length r**.25, r their short side; one below 1e-18 stays short."
-    return min(shape[-2:])**.25/norm.clamp_min(1e-18)
+    return min(shape[-2:]) ** 0.25 / norm.clamp_min(1e-18)
+
 
 def orthogonalize(
-    g,                     # (r, c), or a stack (…, r, c): each matrix by itself
-    rounds=POLAR,          # a, b, c of each round
+    g,  # (r, c), or a stack (…, r, c): each matrix by itself
+    rounds=POLAR,  # a, b, c of each round
     dtype=torch.bfloat16,  # type of the products
-):                         # like `g`, in `dtype`: singular vectors of `g`, singular values near 1
+):  # like `g`, in `dtype`: singular vectors of `g`, singular values near 1
     "The nearest (semi-)orthogonal matrix, roughly: Muon's direction."
     left = g.shape[-2] <= g.shape[-1]
     norm = torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True, dtype=torch.float32)
-    x = (g.float()*_unit_scale(g.shape, norm)).to(dtype)
+    x = (g.float() * _unit_scale(g.shape, norm)).to(dtype)
     Q = _short_factor(x, rounds, left)
-    return Q@x if left else x@Q
+    return Q @ x if left else x @ Q
 
 # %% ../nbs/09_optim.ipynb #c023
 class PlainOptimizer:
     "Groups of parameters, a state for each parameter; `new_state` and `update` are what a subclass gives."
-    def __init__(self,
-        params,      # parameters, or groups of them: dicts with `params` and whatever differs from the defaults
+
+    def __init__(
+        self,
+        params,  # parameters, or groups of them: dicts with `params` and whatever differs from the defaults
         **defaults,  # what a group does not say
     ):
         params = list(params)
@@ -118,7 +132,8 @@ class PlainOptimizer:
         self.param_groups, self.state = [{**defaults, **g, 'params': list(g['params'])} for g in groups], {}
 
     @property
-    def params(self): return [p for g in self.param_groups for p in g['params']]
+    def params(self):
+        return [p for g in self.param_groups for p in g['params']]
 
     @torch.no_grad()
     def step(self):
@@ -126,67 +141,90 @@ class PlainOptimizer:
         self.make_states()
         for group in self.param_groups:
             for p in group['params']:
-                if p.grad is not None: self.update(p, self.state[p], group)
+                if p.grad is not None:
+                    self.update(p, self.state[p], group)
 
     def make_states(self):
         "Make what is still missing; a step does it too, but then among tensors that come and go, and memory falls into pieces."
         for group in self.param_groups:
             for p in group['params']:
-                if p not in self.state: self.state[p] = self.new_state(p, group)
+                if p not in self.state:
+                    self.state[p] = self.new_state(p, group)
 
-    def zero_grad(self, set_to_none: bool=True):
-        for p in self.params: p.grad = None
+    def zero_grad(self, set_to_none: bool = True):
+        for p in self.params:
+            p.grad = None
 
-    def state_dict(self)->dict:
+    def state_dict(self) -> dict:
         "States by the parameters' number, and what else the groups hold. Tensors are not copied."
-        return dict(state={i: self.state[p] for i, p in enumerate(self.params) if p in self.state},
-            param_groups=[{k: v for k, v in g.items() if k != 'params'} for g in self.param_groups])
+        return dict(
+            state={i: self.state[p] for i, p in enumerate(self.params) if p in self.state},
+            param_groups=[{k: v for k, v in g.items() if k != 'params'} for g in self.param_groups],
+        )
 
     def load_state_dict(self, state_dict: dict):
         "The inverse; the tensors are taken over, not copied, and keep their types."
         params = self.params
         move = lambda p, v: v.to(p.device) if torch.is_tensor(v) else v
         self.state = {params[i]: {k: move(params[i], v) for k, v in s.items()} for i, s in state_dict['state'].items()}
-        for g, saved in zip(self.param_groups, state_dict['param_groups']): g.update(saved)
+        for g, saved in zip(self.param_groups, state_dict['param_groups']):
+            g.update(saved)
 
 # %% ../nbs/09_optim.ipynb #c024
 def _matrices(t, parts: int):
     "A parameter as a stack (s, r, c); a view."
-    return t.view(-1, t.shape[-2]//parts, t.shape[-1])
+    return t.view(-1, t.shape[-2] // parts, t.shape[-1])
 
 # %% ../nbs/09_optim.ipynb #c026
 class Muon(PlainOptimizer):
     "Momentum, orthogonalised (Keller Jordan, 2024), for matrices and stacks of them."
-    def __init__(self,
-        params,                 # parameters of 2 or 3 dimensions, or groups of them; a group may set `in_first` and `parts`
-        lr: float=0.02,
-        momentum: float=0.95,
-        weight_decay: float=0., # decoupled: a step takes lr*weight_decay of the weight away
-        rounds=POLAR,           # of Newton-Schulz: a, b, c of each
-        in_first: bool=False,   # matrices are (in, out) as in x@w, instead of (out, in) as in `nn.Linear`
-        parts: int=1,           # matrices that lie below each other in one parameter
-        ns_dtype=None,          # type of the products; None: what the device multiplies fastest
-        momentum_dtype=None,    # type in which momentum is kept; None: the parameter's
+
+    def __init__(
+        self,
+        params,  # parameters of 2 or 3 dimensions, or groups of them; a group may set `in_first` and `parts`
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,  # decoupled: a step takes lr*weight_decay of the weight away
+        rounds=POLAR,  # of Newton-Schulz: a, b, c of each
+        in_first: bool = False,  # matrices are (in, out) as in x@w, instead of (out, in) as in `nn.Linear`
+        parts: int = 1,  # matrices that lie below each other in one parameter
+        ns_dtype=None,  # type of the products; None: what the device multiplies fastest
+        momentum_dtype=None,  # type in which momentum is kept; None: the parameter's
     ):
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, rounds=[list(r) for r in rounds], in_first=in_first, parts=parts,
-            ns_dtype=ns_dtype, momentum_dtype=momentum_dtype)
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            rounds=[list(r) for r in rounds],
+            in_first=in_first,
+            parts=parts,
+            ns_dtype=ns_dtype,
+            momentum_dtype=momentum_dtype,
+        )
         for g in self.param_groups:
             for p in g['params']:
-                if p.ndim not in (2, 3) or p.shape[-2] % g['parts']: raise I3Error(f"Muon: a parameter of shape {tuple(p.shape)} is not {g['parts']} matrices; give it to AdamW")
+                if p.ndim not in (2, 3) or p.shape[-2] % g['parts']:
+                    raise I3Error(
+                        f'Muon: a parameter of shape {tuple(p.shape)} is not {g["parts"]} matrices; give it to AdamW'
+                    )
 
-    def new_state(self, p, group: dict): return dict(momentum=torch.zeros_like(p, dtype=group['momentum_dtype']))
+    def new_state(self, p, group: dict):
+        return dict(momentum=torch.zeros_like(p, dtype=group['momentum_dtype']))
 
-    team = None          # (rank, size, type of the products) of the processes that share the work
-    batched = None       # whether parameters of one shape are one batch of products; None: on a card, and in a team
+    team = None  # (rank, size, type of the products) of the processes that share the work
+    batched = None  # whether parameters of one shape are one batch of products; None: on a card, and in a team
 
     @torch.no_grad()
     def step(self):
         "One step for every parameter that has a gradient."
-        if not (self.batched or self.team or any(p.is_cuda for p in self.params)): return super().step()
+        if not (self.batched or self.team or any(p.is_cuda for p in self.params)):
+            return super().step()
         self.make_states()
         moves = [(ps, group, self._directions(i, ps, group)) for i, (ps, group) in enumerate(self._batches())]
         for ps, group, (u, sent) in moves:
-            if sent: sent.wait()
+            if sent:
+                sent.wait()
             rate, keep = _rate(_matrices(ps[0], group['parts']), group)
             torch._foreach_mul_(ps, keep)
             torch._foreach_add_(ps, [v.view_as(p) for v, p in zip(u.to(ps[0].dtype).chunk(len(ps)), ps)], alpha=-rate)
@@ -194,24 +232,28 @@ class Muon(PlainOptimizer):
     def update(self, p, state: dict, group: dict):
         "One step for `p`, matrix by matrix, as a CPU's caches like it."
         stacks = [_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]
-        for w, g, m in zip(*[s.unbind(0) for s in stacks]): _muon_update(w, g, m, group)
+        for w, g, m in zip(*[s.unbind(0) for s in stacks]):
+            _muon_update(w, g, m, group)
 
-    def _batches(self, most: int=2**26)->list:
+    def _batches(self, most: int = 2**26) -> list:
         "Pairs of parameters of one shape and their group, of at most `most` numbers together."
         alike = {}
         for group in self.param_groups:
             for p in group['params']:
-                if p.grad is None: continue
+                if p.grad is None:
+                    continue
                 alike.setdefault((id(group), p.shape, p.dtype, p.device), (group, []))[1].append(p)
-        few = lambda ps: max(1, most//ps[0].numel())
-        return [(ps[i:i+few(ps)], group) for group, ps in alike.values() for i in range(0, len(ps), few(ps))]
+        few = lambda ps: max(1, most // ps[0].numel())
+        return [(ps[i : i + few(ps)], group) for group, ps in alike.values() for i in range(0, len(ps), few(ps))]
 
-    def _directions(self, i: int, ps: list, group: dict)->tuple:
+    def _directions(self, i: int, ps: list, group: dict) -> tuple:
         "Batch `i`'s directions (matrices, r, c), and in a team the broadcast that brings them from their finder."
         mu, grads, ms = group['momentum'], [p.grad for p in ps], [self.state[p]['momentum'] for p in ps]
-        if ms[0].dtype == grads[0].dtype: torch._foreach_lerp_(ms, grads, 1-mu)
+        if ms[0].dtype == grads[0].dtype:
+            torch._foreach_lerp_(ms, grads, 1 - mu)
         else:
-            for g, m in zip(grads, ms): _take_in(g, m, mu)
+            for g, m in zip(grads, ms):
+                _take_in(g, m, mu)
         rank, size, shared = self.team or (0, 1, None)
         dtype, owner = group['ns_dtype'] or shared or _DTYPES[pick_precision(ps[0].device)], i % size
         if owner == rank:
@@ -219,41 +261,48 @@ class Muon(PlainOptimizer):
             u = orthogonalize(torch.cat(ahead), group['rounds'], dtype).contiguous()
         else:
             one = _matrices(ps[0], group['parts'])
-            u = one.new_empty(len(ps)*len(one), *one.shape[1:], dtype=dtype)
-        if not self.team: return u, None
-        return u, dist.broadcast(u.view(torch.uint8), owner, async_op=True)              # bytes: every backend knows them
+            u = one.new_empty(len(ps) * len(one), *one.shape[1:], dtype=dtype)
+        if not self.team:
+            return u, None
+        return u, dist.broadcast(u.view(torch.uint8), owner, async_op=True)  # bytes: every backend knows them
 
 # %% ../nbs/09_optim.ipynb #c027
 _DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16, 'fp32': torch.float32}
 
-def _rate(w, group: dict)->tuple:
+
+def _rate(w, group: dict) -> tuple:
     "How far matrices like `w` move, and what share of them decay leaves."
     rows, cols = w.shape[-2:]
-    ratio = cols/rows if group['in_first'] else rows/cols
-    return group['lr']*max(1, ratio)**.5, 1 - group['lr']*group['weight_decay']
+    ratio = cols / rows if group['in_first'] else rows / cols
+    return group['lr'] * max(1, ratio) ** 0.5, 1 - group['lr'] * group['weight_decay']
+
 
 def _take_in(g, m, mu: float):
     "Momentum `m` takes in the gradient `g`."
-    m.lerp_(g.to(m.dtype), 1-mu)
+    m.lerp_(g.to(m.dtype), 1 - mu)
+
 
 def _look_ahead(g, m, mu: float):
     "Nesterov's look ahead."
     return g.lerp(m.to(g.dtype), mu)
+
 
 def _move(w, u, group: dict):
     "Weights `w` (…, r, c) move along the directions `u`."
     rate, keep = _rate(w, group)
     w.mul_(keep).add_(u, alpha=-rate)
 
+
 def _muon_update(w, g, m, group):
     "Momentum `m` and weights `w` (…, r, c) take one step for gradient `g`."
     dtype, (rate, keep) = group['ns_dtype'] or _DTYPES[pick_precision(w.device)], _rate(w, group)
-    if lib := _muon_lib(w, g, m, dtype): return _compiled_update(lib, w, g, m, group['momentum'], rate, keep, group['rounds'])
+    if lib := _muon_lib(w, g, m, dtype):
+        return _compiled_update(lib, w, g, m, group['momentum'], rate, keep, group['rounds'])
     _take_in(g, m, group['momentum'])
     _move(w, orthogonalize(_look_ahead(g, m, group['momentum']), group['rounds'], dtype), group)
 
 # %% ../nbs/09_optim.ipynb #c029
-_C_MUON = r'''
+_C_MUON = r"""
 /* m += (1-mu)(g-m); sums: (threads), squares of the direction g + mu (m-g) */
 void momentum(const f *g, low *m, f mu, f *sums, L n) {
     PARALLEL {
@@ -273,53 +322,77 @@ void apply(f *w, const half *u, f keep, f rate, L n) {
     PARALLEL_FOR
     for (L j = 0; j < n; j += 4096) { L end = j + 4096 < n ? j + 4096 : n; SIMD for (L i = j; i < end; i++) w[i] = keep*w[i] - rate*up(u[i]); }
 }
-'''
+"""
+
 
 def _muon_lib(w, g, m, dtype):
     "The compiled passes for one matrix on a CPU, or None."
-    fits = w.is_cpu and w.ndim == 2 and dtype == torch.bfloat16 and w.dtype == g.dtype == torch.float32 and m.dtype in (torch.float32, torch.bfloat16)
-    return compile_c(_C_MUON, (f'LOW={int(m.dtype == torch.bfloat16)}',)) if fits and all(t.is_contiguous() for t in (w, g, m)) else None
+    fits = (
+        w.is_cpu
+        and w.ndim == 2
+        and dtype == torch.bfloat16
+        and w.dtype == g.dtype == torch.float32
+        and m.dtype in (torch.float32, torch.bfloat16)
+    )
+    return (
+        compile_c(_C_MUON, (f'LOW={int(m.dtype == torch.bfloat16)}',))
+        if fits and all(t.is_contiguous() for t in (w, g, m))
+        else None
+    )
+
 
 def _compiled_update(lib, w, g, m, mu: float, rate: float, keep: float, rounds):
-    sums, x, left = w.new_zeros(torch.get_num_threads()), torch.empty_like(w, dtype=torch.bfloat16), w.shape[0] <= w.shape[1]
+    sums, x, left = (
+        w.new_zeros(torch.get_num_threads()),
+        torch.empty_like(w, dtype=torch.bfloat16),
+        w.shape[0] <= w.shape[1],
+    )
     call(lib.momentum, g, m, mu, sums, w.numel())
     call(lib.direction, g, m, mu, _unit_scale(w.shape, sums.sum().sqrt()).item(), x, w.numel())
     Q = _short_factor(x, rounds, left)
-    call(lib.apply, w, Q@x if left else x@Q, keep, rate, w.numel())
+    call(lib.apply, w, Q @ x if left else x @ Q, keep, rate, w.numel())
 
 # %% ../nbs/09_optim.ipynb #c034
 _VECTORS = ('A_log', 'D', 'conv_weight', 'bias')
 _MATRICES = ('head', 'gate', 'router', 'dt_proj')
 
+
 def param_kind(
     name: str,  # as in `model.named_parameters()`
-    p,          # the parameter
-)->str:         # 'hidden', 'matrix', 'table' or 'vector'
+    p,  # the parameter
+) -> str:  # 'hidden', 'matrix', 'table' or 'vector'
     "What an optimizer should take a parameter for, from its name and shape."
     path = name.split('.')
-    if 'embed' in path: return 'table'
-    if p.ndim < 2 or path[-1] in _VECTORS or path[-1] in ('b1', 'b2'): return 'vector'
+    if 'embed' in path:
+        return 'table'
+    if p.ndim < 2 or path[-1] in _VECTORS or path[-1] in ('b1', 'b2'):
+        return 'vector'
     return 'matrix' if set(path) & set(_MATRICES) else 'hidden'
 
 # %% ../nbs/09_optim.ipynb #c037
 class LeanAdamW(PlainOptimizer):
     "AdamW (Loshchilov and Hutter, 2019) whose averages may be kept in a small type."
-    def __init__(self,
-        params,
-        lr: float=3e-3,
-        betas: tuple=(.9, .95),
-        eps: float=1e-8,
-        weight_decay: float=0.,
-        state_dtype=None,         # type of the averages; None: the parameter's
-    ): super().__init__(params, lr=lr, betas=list(betas), eps=eps, weight_decay=weight_decay, state_dtype=state_dtype)
 
-    def new_state(self, p, group: dict): return dict(step=0, **{k: torch.zeros_like(p, dtype=group['state_dtype']) for k in ('exp_avg', 'exp_avg_sq')})
+    def __init__(
+        self,
+        params,
+        lr: float = 3e-3,
+        betas: tuple = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        state_dtype=None,  # type of the averages; None: the parameter's
+    ):
+        super().__init__(params, lr=lr, betas=list(betas), eps=eps, weight_decay=weight_decay, state_dtype=state_dtype)
+
+    def new_state(self, p, group: dict):
+        return dict(step=0, **{k: torch.zeros_like(p, dtype=group['state_dtype']) for k in ('exp_avg', 'exp_avg_sq')})
 
     def update(self, p, state: dict, group: dict):
         "One step for `p`, half a million numbers at a time."
         state['step'] += 1
-        size = max(1, 2**19*len(p)//p.numel())
-        for i in range(0, len(p), size): self.update_rows(p, slice(i, i+size), p.grad[i:i+size])
+        size = max(1, 2**19 * len(p) // p.numel())
+        for i in range(0, len(p), size):
+            self.update_rows(p, slice(i, i + size), p.grad[i : i + size])
 
     @torch.no_grad()
     def update_rows(self, p, rows: slice, grad):
@@ -327,13 +400,15 @@ class LeanAdamW(PlainOptimizer):
         state, group = self.state[p], next(g for g in self.param_groups if any(q is p for q in g['params']))
         _adam_rows(p[rows], grad, state['exp_avg'][rows], state['exp_avg_sq'][rows], state['step'], group)
 
+
 def _adam_rows(w, g, m, v, step: int, group: dict):
     "AdamW for some rows of a parameter."
     (b1, b2), lr = group['betas'], group['lr']
-    mean, square = m.float().lerp_(g, 1-b1), v.float().lerp_(g*g, 1-b2)
-    m.copy_(mean); v.copy_(square)
-    root = square.sqrt().div_((1-b2**step)**.5).add_(group['eps'])
-    w.mul_(1 - lr*group['weight_decay']).addcdiv_(mean, root, value=-lr/(1-b1**step))
+    mean, square = m.float().lerp_(g, 1 - b1), v.float().lerp_(g * g, 1 - b2)
+    m.copy_(mean)
+    v.copy_(square)
+    root = square.sqrt().div_((1 - b2**step) ** 0.5).add_(group['eps'])
+    w.mul_(1 - lr * group['weight_decay']).addcdiv_(mean, root, value=-lr / (1 - b1**step))
 
 # %% ../nbs/09_optim.ipynb #c040
 def _make_adam_states(opt):
@@ -345,99 +420,152 @@ def _make_adam_states(opt):
                 mean, square = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
                 opt.state[p] = dict(step=step, exp_avg=mean, exp_avg_sq=square)
 
+
 class Optimizers:
     "Several optimizers behind the interface of one."
+
     def __init__(self, stages: dict):  # name of a part of the model -> its optimizers
-        self.stages, self.scale = stages, 1.
-        for g in self.param_groups: g['base_lr'] = g['lr']
+        self.stages, self.scale = stages, 1.0
+        for g in self.param_groups:
+            g['base_lr'] = g['lr']
 
     @property
-    def parts(self): return [o for parts in self.stages.values() for o in parts]
+    def parts(self):
+        return [o for parts in self.stages.values() for o in parts]
+
     @property
-    def param_groups(self): return [g for o in self.parts for g in o.param_groups]
+    def param_groups(self):
+        return [g for o in self.parts for g in o.param_groups]
 
     def set_lr_scale(self, scale: float):
         "Every group's rate becomes its base rate times `scale`."
         self.scale = scale
-        for g in self.param_groups: g['lr'] = g['base_lr']*scale
+        for g in self.param_groups:
+            g['lr'] = g['base_lr'] * scale
 
     def step(self):
-        for o in self.parts: o.step()
+        for o in self.parts:
+            o.step()
 
     def make_states(self):
         "Make every state now, so that a card that is too small for them says so before the first step."
         for o in self.parts:
-            if isinstance(o, PlainOptimizer): o.make_states()
-            else: _make_adam_states(o)
+            if isinstance(o, PlainOptimizer):
+                o.make_states()
+            else:
+                _make_adam_states(o)
 
     def share(self, rank: int, size: int, precision: str):
         "Muon's work is shared by `size` processes with equal gradients; all take the same type of products."
         for o in self.parts:
-            if isinstance(o, Muon) and size > 1: o.team = rank, size, _DTYPES[precision]
+            if isinstance(o, Muon) and size > 1:
+                o.team = rank, size, _DTYPES[precision]
 
-    def zero_grad(self, set_to_none: bool=True):
-        for o in self.parts: o.zero_grad(set_to_none=set_to_none)
+    def zero_grad(self, set_to_none: bool = True):
+        for o in self.parts:
+            o.zero_grad(set_to_none=set_to_none)
 
     def forget(self):
         "Drop all states."
-        for o in self.parts: o.state.clear()
+        for o in self.parts:
+            o.state.clear()
 
-    def state_dict(self)->dict: return dict(kinds=[type(o).__name__ for o in self.parts], scale=self.scale, parts=[o.state_dict() for o in self.parts])
+    def state_dict(self) -> dict:
+        return dict(
+            kinds=[type(o).__name__ for o in self.parts], scale=self.scale, parts=[o.state_dict() for o in self.parts]
+        )
 
     def load_state_dict(self, state: dict):
         "Restores everything, rates included; a state of another recipe is refused."
         mine = [type(o).__name__ for o in self.parts]
-        if state.get('kinds') != mine: raise I3Error(f"optimizer: the state holds {state.get('kinds')}, this run uses {mine}; resume with the recipe the run began with")
+        if state.get('kinds') != mine:
+            raise I3Error(
+                f'optimizer: the state holds {state.get("kinds")}, this run uses {mine}; resume with the recipe the run began with'
+            )
         self.scale = state['scale']
-        for o, s in zip(self.parts, state['parts']): o.load_state_dict(s)
+        for o, s in zip(self.parts, state['parts']):
+            o.load_state_dict(s)
 
 # %% ../nbs/09_optim.ipynb #c041
 RECIPES = {
-    'paper': dict(lr=3e-4, betas=(.9, .999), weight_decay=.01),
-    'adamw': dict(lr=3e-3, betas=(.9, .95), weight_decay=.1),
-    'muon': dict(lr=.02, adam_lr=3e-3, betas=(.9, .95), weight_decay=.1, muon_decay=0.),
+    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01),
+    'adamw': dict(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),
+    'muon': dict(lr=0.02, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, muon_decay=0.0),
 }
+
 
 def _adamw(named, lr, betas, weight_decay, state_dtype):
     "AdamW over (name, parameter) pairs, decay on matrices only; PyTorch's, fused, unless the averages have a type of their own."
     groups = {}
-    for n, p in named: groups.setdefault(param_kind(n, p), []).append(p)
-    groups = [dict(params=ps, weight_decay=weight_decay if k in ('hidden', 'matrix') else 0., kind=k) for k, ps in groups.items()]
-    if state_dtype: return LeanAdamW(groups, lr, betas, state_dtype=state_dtype)
+    for n, p in named:
+        groups.setdefault(param_kind(n, p), []).append(p)
+    groups = [
+        dict(params=ps, weight_decay=weight_decay if k in ('hidden', 'matrix') else 0.0, kind=k)
+        for k, ps in groups.items()
+    ]
+    if state_dtype:
+        return LeanAdamW(groups, lr, betas, state_dtype=state_dtype)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=all(p.device.type in ('cpu', 'cuda') for _, p in named))
+
 
 def _muon(hidden, r, rounds, state_dtype):
     "Muon over (name, parameter) pairs, grouped by how their matrices are stored."
     groups = {}
-    for n, p in hidden: groups.setdefault((p.ndim == 3, 3 if 'qkv' in n.split('.') else 1), []).append(p)
-    groups = [dict(params=ps, in_first=in_first, parts=parts, kind='hidden') for (in_first, parts), ps in groups.items()]
+    for n, p in hidden:
+        groups.setdefault((p.ndim == 3, 3 if 'qkv' in n.split('.') else 1), []).append(p)
+    groups = [
+        dict(params=ps, in_first=in_first, parts=parts, kind='hidden') for (in_first, parts), ps in groups.items()
+    ]
     return Muon(groups, lr=r['lr'], weight_decay=r['muon_decay'], rounds=rounds, momentum_dtype=state_dtype)
 
-def _stage(name: str)->str:
+
+def _stage(name: str) -> str:
     "The part of the model whose gradients come together: 'blocks.i', or 'embed', or 'head' with the final norm."
-    return '.'.join(name.split('.')[:2]) if name.startswith('blocks.') else 'embed' if name.startswith('embed.') else 'head'
+    return (
+        '.'.join(name.split('.')[:2])
+        if name.startswith('blocks.')
+        else 'embed'
+        if name.startswith('embed.')
+        else 'head'
+    )
 
 # %% ../nbs/09_optim.ipynb #c043
 def build_optimizer(
-    model,                 # its parameters' names decide, see `param_kind`
-    recipe: str='muon',    # a key of `RECIPES`
-    lr: float|None=None,   # main rate: Muon's in 'muon', else AdamW's; None: the recipe's
-    rounds=POLAR,          # Muon's rounds of Newton-Schulz
-    state_dtype=None,      # of momentum and averages; None: the parameters' type
-    by_block: bool=False,  # optimizers of its own for each block
-    **overrides,           # other entries of the recipe: adam_lr, betas, weight_decay, muon_decay
-)->Optimizers:
+    model,  # its parameters' names decide, see `param_kind`
+    recipe: str = 'muon',  # a key of `RECIPES`
+    lr: float | None = None,  # main rate: Muon's in 'muon', else AdamW's; None: the recipe's
+    rounds=POLAR,  # Muon's rounds of Newton-Schulz
+    state_dtype=None,  # of momentum and averages; None: the parameters' type
+    by_block: bool = False,  # optimizers of its own for each block
+    **overrides,  # other entries of the recipe: adam_lr, betas, weight_decay, muon_decay
+) -> Optimizers:
     "The optimizer of a recipe. An unknown recipe, entry or rate raises `I3Error`."
-    if recipe not in RECIPES: raise I3Error(f"recipe {recipe!r} is unknown; choose one of {', '.join(RECIPES)}")
+    if recipe not in RECIPES:
+        raise I3Error(f'recipe {recipe!r} is unknown; choose one of {", ".join(RECIPES)}')
     r = {**RECIPES[recipe], **overrides, **({} if lr is None else {'lr': lr})}
-    if unknown := set(r) - set(RECIPES[recipe]): raise I3Error(f"recipe {recipe!r} has no {sorted(unknown)}; it has {', '.join(RECIPES[recipe])}")
-    if not 0 < r['lr'] < math.inf: raise I3Error(f"lr={r['lr']} is not a learning rate; give a positive number, this recipe's is {RECIPES[recipe]['lr']}")
-    if state_dtype in (torch.bfloat16, torch.float16) and r['betas'][1] > .98: raise I3Error(f"recipe {recipe!r} averages over {1/(1-r['betas'][1]):.0f} steps, too slowly for states of 16 bits; use 'muon' or 'adamw'")
+    if unknown := set(r) - set(RECIPES[recipe]):
+        raise I3Error(f'recipe {recipe!r} has no {sorted(unknown)}; it has {", ".join(RECIPES[recipe])}')
+    if not 0 < r['lr'] < math.inf:
+        raise I3Error(
+            f"lr={r['lr']} is not a learning rate; give a positive number, this recipe's is {RECIPES[recipe]['lr']}"
+        )
+    if state_dtype in (torch.bfloat16, torch.float16) and r['betas'][1] > 0.98:
+        raise I3Error(
+            f"recipe {recipe!r} averages over {1 / (1 - r['betas'][1]):.0f} steps, too slowly for states of 16 bits; use 'muon' or 'adamw'"
+        )
     stages = {}
-    for n, p in sorted(model.named_parameters(), key=lambda x: _stage(x[0]) == 'embed'):   # the embedding last: the first group is the main one
-        if p.requires_grad: stages.setdefault(_stage(n) if by_block else 'model', []).append((n, p))
+    for n, p in sorted(
+        model.named_parameters(), key=lambda x: _stage(x[0]) == 'embed'
+    ):  # the embedding last: the first group is the main one
+        if p.requires_grad:
+            stages.setdefault(_stage(n) if by_block else 'model', []).append((n, p))
+
     def optimizers(named):
         hidden = [x for x in named if recipe == 'muon' and param_kind(*x) == 'hidden']
         rest = [x for x in named if not (recipe == 'muon' and param_kind(*x) == 'hidden')]
-        return [*([_muon(hidden, r, rounds, state_dtype)] if hidden else []), *([_adamw(rest, r.get('adam_lr', r['lr']), r['betas'], r['weight_decay'], state_dtype)] if rest else [])]
+        return [
+            *([_muon(hidden, r, rounds, state_dtype)] if hidden else []),
+            *([_adamw(rest, r.get('adam_lr', r['lr']), r['betas'], r['weight_decay'], state_dtype)] if rest else []),
+        ]
+
     return Optimizers({k: optimizers(named) for k, named in stages.items()})

@@ -8,7 +8,16 @@ __all__ = ['TINY', 'cannot_pretend', 'load_shim', 'current_card', 'OnCard', 'che
            'race_outcome', 'replacements', 'Trained', 'train_steps', 'run_world']
 
 # %% ../nbs/16_pretend.ipynb #c003
-import contextlib, ctypes, functools, hashlib, json, os, socket, subprocess, sys, tempfile
+import contextlib
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +40,7 @@ from .telemetry import MetricsWriter
 from .trainer import Trainer, TrainSettings, World
 
 # %% ../nbs/16_pretend.ipynb #c006
-_SHIM = r'''
+_SHIM = r"""
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <torch/csrc/distributed/c10d/reducer_timer.hpp>
@@ -59,14 +68,17 @@ struct Clock : c10d::Timer {                               /* of DistributedData
     std::optional<int64_t> measureDifference(Event, Event) override { return std::nullopt; }
 };
 namespace c10d { C10_REGISTER_TYPED_CLASS(TimerRegistry, kCUDA, Clock) }
-'''
+"""
 
 # %% ../nbs/16_pretend.ipynb #c007
-def cannot_pretend()->str:
+def cannot_pretend() -> str:
     "Why this machine cannot pretend to have a card; '' if it can."
-    if torch.version.cuda or torch.version.hip: return 'this PyTorch was built for a card'
-    if os.name != 'posix': return 'the system is not like Unix'
+    if torch.version.cuda or torch.version.hip:
+        return 'this PyTorch was built for a card'
+    if os.name != 'posix':
+        return 'the system is not like Unix'
     return f'there is no {lacking()}' if lacking() else ''
+
 
 def _build_shim(target: Path):
     "Compile the shim against PyTorch's headers."
@@ -74,75 +86,106 @@ def _build_shim(target: Path):
     flags = ['-std=c++20', '-O0', '-w', '-shared', '-fPIC', f'-I{root}/include']
     libraries = [f'-L{root}/lib', '-lc10', '-ltorch_cpu']
     with tempfile.TemporaryDirectory(dir=target.parent) as d:
-        source, made = Path(d)/'shim.cc', Path(d)/'shim.so'
+        source, made = Path(d) / 'shim.cc', Path(d) / 'shim.so'
         source.write_text(_SHIM)
         done = subprocess.run(['g++', '-o', made, source, *flags, *libraries], capture_output=True, text=True)
-        if done.returncode: raise RuntimeError(done.stderr[-1000:])
+        if done.returncode:
+            raise RuntimeError(done.stderr[-1000:])
         os.replace(made, target)
+
 
 @functools.lru_cache
 def load_shim():
     "Make PyTorch believe in CUDA devices; compiled once for each release of PyTorch."
-    if why := cannot_pretend(): raise RuntimeError(f'no card can be pretended: {why}')
-    target = _cache_dir()/f'{hashlib.sha256((_SHIM + torch.__version__).encode()).hexdigest()[:24]}.so'
-    if not target.exists(): _build_shim(target)
+    if why := cannot_pretend():
+        raise RuntimeError(f'no card can be pretended: {why}')
+    target = _cache_dir() / f'{hashlib.sha256((_SHIM + torch.__version__).encode()).hexdigest()[:24]}.so'
+    if not target.exists():
+        _build_shim(target)
     return ctypes.CDLL(str(target))
 
 # %% ../nbs/16_pretend.ipynb #c011
-_CARDS = []    # the pretended cards that are active, the current one last
+_CARDS = []  # the pretended cards that are active, the current one last
+
 
 def current_card():
     "The pretended card that is active; RuntimeError if none is."
-    if not _CARDS: raise RuntimeError('a tensor on a pretended card was used, but no card is pretended at the moment')
+    if not _CARDS:
+        raise RuntimeError('a tensor on a pretended card was used, but no card is pretended at the moment')
     return _CARDS[-1]
+
 
 class OnCard(torch.Tensor):
     "A tensor that says it lives on a card; its numbers are those of `inner`, on the processor."
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, inner, device='cuda:0'):
-        self = torch.Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(),
-            storage_offset=inner.storage_offset(), dtype=inner.dtype, device=device)
+        self = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=device,
+        )
         self.inner = inner
         return self
 
-    def data_ptr(self): return self.inner.data_ptr()
+    def data_ptr(self):
+        return self.inner.data_ptr()
 
-    def tolist(self): return self.cpu().tolist()
+    def tolist(self):
+        return self.cpu().tolist()
 
-    def __reduce_ex__(self, protocol): return self.inner.__reduce_ex__(protocol)    # saved as the processor's
+    def __reduce_ex__(self, protocol):
+        return self.inner.__reduce_ex__(protocol)  # saved as the processor's
 
-    def __repr__(self, **_): return f'OnCard({self.inner!r})'
+    def __repr__(self, **_):
+        return f'OnCard({self.inner!r})'
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return current_card().run(func, args, kwargs or {})
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return current_card().run(func, args, kwargs or {})
 
 # %% ../nbs/16_pretend.ipynb #c014
-def _leaves(x)->list:
+def _leaves(x) -> list:
     "Everything in nested lists, tuples and dictionaries."
-    if isinstance(x, dict): x = tuple(x.values())
+    if isinstance(x, dict):
+        x = tuple(x.values())
     return [z for y in x for z in _leaves(y)] if isinstance(x, (list, tuple)) else [x]
+
 
 def _each(f, x):
     "The same nest with `f` of each leaf."
-    if isinstance(x, dict): return {k: _each(f, y) for k, y in x.items()}
+    if isinstance(x, dict):
+        return {k: _each(f, y) for k, y in x.items()}
     return type(x)(_each(f, y) for y in x) if isinstance(x, (list, tuple)) else f(x)
 
-def _tensors(x)->list: return [y for y in _leaves(x) if isinstance(y, torch.Tensor)]
 
-def _inner(x): return x.inner if isinstance(x, OnCard) else x
+def _tensors(x) -> list:
+    return [y for y in _leaves(x) if isinstance(y, torch.Tensor)]
 
-def _where(x: torch.Tensor)->int: return x.untyped_storage().data_ptr()
+
+def _inner(x):
+    return x.inner if isinstance(x, OnCard) else x
+
+
+def _where(x: torch.Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 # %% ../nbs/16_pretend.ipynb #c017
 _MAY_MIX = ('copy_', '_to_copy', 'index', 'index_put_', '_index_put_impl_')
 
+
 def check_devices(name: str, tensors: list):
     "Raise RuntimeError where an operation mixes a card's tensors with those of the processor."
-    if name in _MAY_MIX or not any(isinstance(x, OnCard) for x in tensors): return
+    if name in _MAY_MIX or not any(isinstance(x, OnCard) for x in tensors):
+        return
     for x in tensors:
-        if isinstance(x, OnCard) or not x.dim(): continue
+        if isinstance(x, OnCard) or not x.dim():
+            continue
         where = f'one of shape {tuple(x.shape)} is on the processor'
         raise RuntimeError(f'{name}: expected all tensors on the card, but {where}')
 
@@ -157,59 +200,71 @@ def check_capability(name: str, tensors: list, capability: tuple):
 # %% ../nbs/16_pretend.ipynb #c023
 _SIZES = ('nonzero', 'masked_select', 'bincount', 'equal', '_unique2', 'unique_dim', 'unique_consecutive')
 
-def _is_mask(x)->bool: return isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8)
 
-def _copy_wait(to_card: bool, quiet: bool)->str:
+def _is_mask(x) -> bool:
+    return isinstance(x, torch.Tensor) and x.dtype in (torch.bool, torch.uint8)
+
+
+def _copy_wait(to_card: bool, quiet: bool) -> str:
     "The wait of a copy between card and processor; '' for an upload that was asked not to wait."
     return ('' if quiet else 'upload') if to_card else 'download'
 
+
 def wait_kind(
-    name: str,     # of the operation
+    name: str,  # of the operation
     args: tuple,
     kwargs: dict,
-)->str:            # 'item', 'download', 'upload', 'mask', or the operation's name; '' for no wait
+) -> str:  # 'item', 'download', 'upload', 'mask', or the operation's name; '' for no wait
     "What the processor waits for in an operation on a card."
-    if name in _SIZES: return name
-    if name == '_local_scalar_dense': return 'item'
-    if name == 'repeat_interleave' and kwargs.get('output_size') is None: return name
+    if name in _SIZES:
+        return name
+    if name == '_local_scalar_dense':
+        return 'item'
+    if name == 'repeat_interleave' and kwargs.get('output_size') is None:
+        return name
     if name == '_to_copy' and kwargs.get('device') is not None:
         here, there = isinstance(args[0], OnCard), torch.device(kwargs['device']).type == 'cuda'
         return _copy_wait(there, kwargs.get('non_blocking')) if here != there else ''
     if name == 'copy_' and isinstance(args[0], OnCard) != isinstance(args[1], OnCard):
         return _copy_wait(isinstance(args[0], OnCard), len(args) > 2 and args[2])
     if name in ('index', 'index_put_', '_index_put_impl_'):
-        if any(_is_mask(i) for i in args[1]): return 'mask'
+        if any(_is_mask(i) for i in args[1]):
+            return 'mask'
         return 'upload' if any(i is not None and not isinstance(i, OnCard) for i in args[1]) else ''
     return ''
 
 # %% ../nbs/16_pretend.ipynb #c026
 _TORCH = Path(torch.__file__).parent
-_WATCHED = (Path(i3nb.__file__).parent, _TORCH/'amp', _TORCH/'optim', _TORCH/'nn'/'utils')
+_WATCHED = (Path(i3nb.__file__).parent, _TORCH / 'amp', _TORCH / 'optim', _TORCH / 'nn' / 'utils')
 
-def place()->str:
+
+def place() -> str:
     "Where the program is: 'file.function' of the innermost watched function, else 'elsewhere'."
     frame = sys._getframe(1)
     while frame:
         path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
         ours = name[0] != '<' and path.name != 'pretend.py'
-        if ours and any(path.is_relative_to(w) for w in _WATCHED): return f'{path.stem}.{name}'
+        if ours and any(path.is_relative_to(w) for w in _WATCHED):
+            return f'{path.stem}.{name}'
         frame = frame.f_back
     return 'elsewhere'
 
 # %% ../nbs/16_pretend.ipynb #c029
 class PretendedCard:
     "Within it, 'cuda' is a card of `capability` that is not there."
-    def __init__(self,
-        capability: tuple=(7, 5), # (major, minor): 6.0 is a P100, 7.5 a T4, 8.0 an A100
-        index: int=0,             # its number
-        outcome: dict=None,       # part -> {form: milliseconds}; None: see `race_outcome`
+
+    def __init__(
+        self,
+        capability: tuple = (7, 5),  # (major, minor): 6.0 is a P100, 7.5 a T4, 8.0 an A100
+        index: int = 0,  # its number
+        outcome: dict = None,  # part -> {form: milliseconds}; None: see `race_outcome`
     ):
         self.capability, self.device = tuple(capability), torch.device('cuda', index)
         self.outcome = outcome or race_outcome(self.capability)
-        self.waits = Counter()     # 'file.function: kind' -> how often
-        self.types = Counter()     # (operation, type of a result) -> how often
+        self.waits = Counter()  # 'file.function: kind' -> how often
+        self.types = Counter()  # (operation, type of a result) -> how often
         self.launches = Counter()  # kernel -> how often
-        self.sent = set()          # where tensors lie that went through a collective
+        self.sent = set()  # where tensors lie that went through a collective
         self.recording = None
 
     def run(self, func, args, kwargs):
@@ -217,17 +272,21 @@ class PretendedCard:
         name, tensors, kwargs = func._schema.name.split('::')[1], _tensors((args, kwargs)), dict(kwargs)
         to = torch.device(kwargs['device']).type if kwargs.get('device') is not None else None
         on_card = [x for x in tensors if isinstance(x, OnCard)]
-        if not on_card and to != 'cuda': return func(*args, **kwargs)
+        if not on_card and to != 'cuda':
+            return func(*args, **kwargs)
         check_devices(name, tensors)
-        if func.namespace == 'c10d': self.sent.update(_where(_inner(x)) for x in tensors)
-        if (kind := wait_kind(name, args, kwargs)) and not self.came_back(name, args): self.wait(kind)
-        if to == 'cuda': kwargs['device'] = torch.device('cpu')
+        if func.namespace == 'c10d':
+            self.sent.update(_where(_inner(x)) for x in tensors)
+        if (kind := wait_kind(name, args, kwargs)) and not self.came_back(name, args):
+            self.wait(kind)
+        if to == 'cuda':
+            kwargs['device'] = torch.device('cpu')
         f, writes = _AS_ON_CARD.get(func, func), func._schema.is_mutable
         out = self.compute(f, writes, _each(_inner, args), _each(_inner, kwargs))
         check_capability(name, [*tensors, *_tensors(out)], self.capability)
         return out if to == 'cpu' else self.wrap(name, out, on_card)
 
-    def came_back(self, name: str, args)->bool:
+    def came_back(self, name: str, args) -> bool:
         "Whether this copies a collective's result, which is a plain tensor from gloo, but on the card from NCCL."
         return name == 'copy_' and _where(_inner(args[1])) in self.sent
 
@@ -235,7 +294,10 @@ class PretendedCard:
         "Results as tensors of the card; what is an inner tensor of `on_card` already keeps its wrapper."
         self.types.update((name, x.dtype) for x in _tensors(out))
         known = {id(x.inner): x for x in on_card}
-        def wrapped(x): return known[id(x)] if id(x) in known else OnCard(x, self.device)
+
+        def wrapped(x):
+            return known[id(x)] if id(x) in known else OnCard(x, self.device)
+
         return _each(lambda x: wrapped(x) if isinstance(x, torch.Tensor) else x, out)
 
 # %% ../nbs/16_pretend.ipynb #c031
@@ -243,58 +305,86 @@ def _from_halves(softmax):
     "A softmax that may read halves and write fp32."
     return lambda x, dim, widen: softmax(x.float() if widen else x, dim, False)
 
+
 _AS_ON_CARD = {f: _from_halves(f) for f in (torch.ops.aten._softmax.default, torch.ops.aten._log_softmax.default)}
+
 
 @patch
 def compute(self: PretendedCard, f, writes: bool, args, kwargs):
     "The operation `f` on inner tensors, recorded if a recording is under way; `writes`: it changes some of them."
     return self.recording.operation(f, writes, args, kwargs) if self.recording else f(*args, **kwargs)
 
+
 @patch
 def wait(self: PretendedCard, kind: str):
     "The processor waits for the card, which no recording allows."
-    if self.recording: self.recording.refuse(f'{kind} in {place()}')
+    if self.recording:
+        self.recording.refuse(f'{kind} in {place()}')
     self.waits[f'{place()}: {kind}'] += 1
 
 # %% ../nbs/16_pretend.ipynb #c033
 class _Mode(TorchDispatchMode):
     "Passes every operation to a card."
+
     def __init__(self, card):
         super().__init__()
         self.card = card
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None): return self.card.run(func, args, kwargs or {})
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return self.card.run(func, args, kwargs or {})
 
 # %% ../nbs/16_pretend.ipynb #c035
 class _Stream:
     "A stream of a pretended card, which has but one."
+
     cuda_stream = 0
 
-    def wait_stream(self, other): pass
+    def wait_stream(self, other):
+        pass
 
-def _always(value): return lambda *args, **kwargs: value
 
-def cuda_answers(card: PretendedCard)->dict:
+def _always(value):
+    return lambda *args, **kwargs: value
+
+
+def cuda_answers(card: PretendedCard) -> dict:
     "What takes the place of the functions of `torch.cuda`."
     (major, minor), index = card.capability, card.device.index
-    facts = SimpleNamespace(name='pretended', major=major, minor=minor, total_memory=16*2**30, multi_processor_count=40)
+    facts = SimpleNamespace(
+        name='pretended', major=major, minor=minor, total_memory=16 * 2**30, multi_processor_count=40
+    )
     nothing = ('_lazy_init', 'set_device', 'empty_cache', 'manual_seed_all', 'set_rng_state', 'reset_peak_memory_stats')
     zero = ('memory_allocated', 'max_memory_allocated', 'memory_reserved', 'max_memory_reserved')
-    return dict(**{k: _always(None) for k in nothing}, **{k: _always(0) for k in zero},
-        is_available=_always(True), is_initialized=_always(True),
-        device_count=_always(index + 1), current_device=_always(index),
-        get_device_capability=_always(card.capability), get_device_name=_always('pretended'),
+    return dict(
+        **{k: _always(None) for k in nothing},
+        **{k: _always(0) for k in zero},
+        is_available=_always(True),
+        is_initialized=_always(True),
+        device_count=_always(index + 1),
+        current_device=_always(index),
+        get_device_capability=_always(card.capability),
+        get_device_name=_always('pretended'),
         get_device_properties=_always(facts),
-        get_arch_list=_always([f'sm_{major}{minor}']), is_bf16_supported=_always(True),
-        get_rng_state=lambda *_: torch.get_rng_state(), synchronize=lambda *_: card.wait('synchronize'),
-        device=lambda _: contextlib.nullcontext(), device_of=lambda _: contextlib.nullcontext(),
-        Stream=_Stream, current_stream=_always(_Stream()), stream=lambda _: contextlib.nullcontext(),
-        is_current_stream_capturing=lambda: card.recording is not None, CUDAGraph=Recording, graph=card.record)
+        get_arch_list=_always([f'sm_{major}{minor}']),
+        is_bf16_supported=_always(True),
+        get_rng_state=lambda *_: torch.get_rng_state(),
+        synchronize=lambda *_: card.wait('synchronize'),
+        device=lambda _: contextlib.nullcontext(),
+        device_of=lambda _: contextlib.nullcontext(),
+        Stream=_Stream,
+        current_stream=_always(_Stream()),
+        stream=lambda _: contextlib.nullcontext(),
+        is_current_stream_capturing=lambda: card.recording is not None,
+        CUDAGraph=Recording,
+        graph=card.record,
+    )
 
 # %% ../nbs/16_pretend.ipynb #c037
 class Recording:
     "Work that can be done again: stands in for `torch.cuda.CUDAGraph`."
-    def __init__(self): self.steps, self.made, self.overwritten, self.spoiled = [], {}, [], None
+
+    def __init__(self):
+        self.steps, self.made, self.overwritten, self.spoiled = [], {}, [], None
 
     def refuse(self, why: str):
         "What CUDA says where a recording is not possible."
@@ -304,7 +394,8 @@ class Recording:
     def operation(self, f, writes: bool, args, kwargs):
         "Compute `f` and note it."
         given = _tensors((args, kwargs))
-        if writes: self.overwritten += [(x, x.clone()) for x in given if _where(x) not in self.made]
+        if writes:
+            self.overwritten += [(x, x.clone()) for x in given if _where(x) not in self.made]
         known = {_where(x) for x in given}
         return self.note(lambda: f(*args, **kwargs), lambda x: _where(x) not in known)
 
@@ -313,54 +404,70 @@ class Recording:
         out = f()
         mine = [is_new(x) for x in _tensors(out)]
         self.made.update({_where(x): x for x, new in zip(_tensors(out), mine) if new})
+
         def again():
             for old, fresh, new in zip(_tensors(out), _tensors(f()), mine):
-                if new: old.copy_(fresh)
+                if new:
+                    old.copy_(fresh)
+
         self.steps.append(again)
         return out
 
     def undo(self):
         "Leave no trace of what was computed while recording."
-        for x, before in reversed(self.overwritten): x.copy_(before)
+        for x, before in reversed(self.overwritten):
+            x.copy_(before)
         for x in self.made.values():
-            if x.is_floating_point(): x.fill_(float('nan'))
+            if x.is_floating_point():
+                x.fill_(float('nan'))
 
     def replay(self):
         "Do the work."
         with _disable_current_modes():
-            for step in self.steps: step()
+            for step in self.steps:
+                step()
+
 
 @patch
 @contextlib.contextmanager
 def record(self: PretendedCard, recording: Recording, **_):
     "Within it, work is recorded: stands in for `torch.cuda.graph`."
     self.recording = recording
-    try: yield
+    try:
+        yield
     finally:
         self.recording = None
-        with _disable_current_modes(): recording.undo()
+        with _disable_current_modes():
+            recording.undo()
     if recording.spoiled:
         raise RuntimeError(f'CUDA error: operation failed due to a previous error during capture ({recording.spoiled})')
 
 # %% ../nbs/16_pretend.ipynb #c041
 @patch
-def kernel(self: PretendedCard, f, *tensors)->tuple:
+def kernel(self: PretendedCard, f, *tensors) -> tuple:
     "`f` of the inner tensors as one kernel: a tuple of tensors and None."
     args = [_inner(x) for x in tensors]
-    with _disable_current_modes(): out = self.recording.note(lambda: f(*args)) if self.recording else f(*args)
+    with _disable_current_modes():
+        out = self.recording.note(lambda: f(*args)) if self.recording else f(*args)
     return tuple(x if x is None else OnCard(x, self.device) for x in out)
+
 
 def _gradients(f, n: int):
     "The function of `n` gradients of `f`'s results and of its arguments that gives the arguments' gradients."
+
     def backward(*xs):
         given, xs = xs[:n], [x.detach().requires_grad_(x.is_floating_point()) for x in xs[n:]]
-        with torch.enable_grad(): out = f(*xs)
+        with torch.enable_grad():
+            out = f(*xs)
         found = iter(torch.autograd.grad(out, [x for x in xs if x.requires_grad], given))
         return tuple(next(found) if x.requires_grad else None for x in xs)
+
     return backward
+
 
 class StandIn(Function):
     "A library's kernel: `f(*tensors)` gives a tuple of tensors; `refusal` is why there is no backward pass, or None."
+
     @staticmethod
     def forward(ctx, f, refusal, *tensors):
         ctx.f, ctx.refusal = f, refusal
@@ -370,45 +477,67 @@ class StandIn(Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        if ctx.refusal: raise RuntimeError(ctx.refusal)
+        if ctx.refusal:
+            raise RuntimeError(ctx.refusal)
         return None, None, *current_card().kernel(_gradients(ctx.f, len(grads)), *grads, *ctx.saved_tensors)
 
 # %% ../nbs/16_pretend.ipynb #c043
 _GRU = torch._VF.gru
 
+
 def stand_in_gru(x, hx, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first):
     "Stands in for cuDNN's GRU, with its checks."
     tensors = [x, hx, *weights]
-    if torch.is_autocast_enabled('cuda'): tensors = [t.half() for t in tensors]
-    if len({t.dtype for t in tensors}) > 1: raise RuntimeError(f'cuDNN: types differ: {[t.dtype for t in tensors]}')
-    if not hx.is_contiguous(): raise RuntimeError('rnn: hx is not contiguous')
+    if torch.is_autocast_enabled('cuda'):
+        tensors = [t.half() for t in tensors]
+    if len({t.dtype for t in tensors}) > 1:
+        raise RuntimeError(f'cuDNN: types differ: {[t.dtype for t in tensors]}')
+    if not hx.is_contiguous():
+        raise RuntimeError('rnn: hx is not contiguous')
     rest = has_biases, num_layers, dropout, True, bidirectional, batch_first
+
     def gru(*ts):
         x, h, *ws = (t.float() for t in ts)
         return tuple(y.to(ts[0].dtype) for y in _GRU(x, h, ws, *rest))
+
     return StandIn.apply(gru, None if train else 'cudnn RNN backward can only be called in training mode', *tensors)
 
 # %% ../nbs/16_pretend.ipynb #c045
 _ATTENTION = F.scaled_dot_product_attention
 
-def stand_in_attention(q, k, v, attn_mask=None, dropout_p=0., is_causal=False):
+
+def stand_in_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
     "Stands in for the fused kernels behind `scaled_dot_product_attention`."
-    if torch.is_autocast_enabled('cuda'): q, k, v = (x.to(torch.get_autocast_dtype('cuda')) for x in (q, k, v))
+    if torch.is_autocast_enabled('cuda'):
+        q, k, v = (x.to(torch.get_autocast_dtype('cuda')) for x in (q, k, v))
+
     def attend(q, k, v, *mask):
-        return _ATTENTION(q.float(), k.float(), v.float(), *mask, dropout_p=dropout_p, is_causal=is_causal).to(q.dtype),
+        return (
+            _ATTENTION(q.float(), k.float(), v.float(), *mask, dropout_p=dropout_p, is_causal=is_causal).to(q.dtype),
+        )
+
     return StandIn.apply(attend, None, q, k, v, *([] if attn_mask is None else [attn_mask]))[0]
 
 # %% ../nbs/16_pretend.ipynb #c047
-def race_outcome(capability: tuple)->dict:
+def race_outcome(capability: tuple) -> dict:
     "Made-up milliseconds of each form of each part, as a race on a card of `capability` might give them."
     order = ['sorted', 'gather', 'triton']
-    if capability >= (8, 0): order = ['triton', 'sorted', 'gather']
-    if capability[0] == 9: order = ['grouped', *order]
-    return dict(scan=dict(cuda=1., triton=2., segmented=9.), ops=dict(cuda=1., torch=2.), head=dict(cuda=1., torch=2.),
-        gru=dict(half=1., single=2., loop=99.), experts={form: 1. + i for i, form in enumerate(order)})
+    if capability >= (8, 0):
+        order = ['triton', 'sorted', 'gather']
+    if capability[0] == 9:
+        order = ['grouped', *order]
+    return dict(
+        scan=dict(cuda=1.0, triton=2.0, segmented=9.0),
+        ops=dict(cuda=1.0, torch=2.0),
+        head=dict(cuda=1.0, torch=2.0),
+        gru=dict(half=1.0, single=2.0, loop=99.0),
+        experts={form: 1.0 + i for i, form in enumerate(order)},
+    )
+
 
 class _Outcome(dict):
     "The results of a race, as `i3nb.forms` keeps them, whatever the case; a form without a time does not serve."
+
     def get(self, key, default=None):
         times = self[key.split()[0]]
         return {f: dict(ms=times[f]) if f in times else dict(why='not here') for f in (*times, 'grouped')}
@@ -416,30 +545,40 @@ class _Outcome(dict):
 # %% ../nbs/16_pretend.ipynb #c050
 class _Launcher:
     "Passes launches on to what runs them, and counts or records them."
-    def __init__(self, card: PretendedCard, runner): self.card, self.runner = card, runner
+
+    def __init__(self, card: PretendedCard, runner):
+        self.card, self.runner = card, runner
 
     def launch(self, run):
         self.card.launches[run.name] += 1
-        if self.card.recording: self.card.recording.steps.append(lambda: self.runner.launch(run))
-        else: self.runner.launch(run)
+        if self.card.recording:
+            self.card.recording.steps.append(lambda: self.runner.launch(run))
+        else:
+            self.runner.launch(run)
+
 
 def _through_gloo(real):
     "`dist.init_process_group` without NCCL."
     return lambda backend=None, *args, **kwargs: real('gloo' if backend == 'nccl' else backend, *args, **kwargs)
 
-def replacements(card: PretendedCard)->list:
+
+def replacements(card: PretendedCard) -> list:
     "Contexts in which everything stands in its place."
     gather, outcome = moe_gpu._Gather, {str(card.device): _Outcome(card.outcome)}
-    return [replaced.multiple(torch.cuda, **cuda_answers(card)), replaced.object(torch._VF, 'gru', stand_in_gru),
+    return [
+        replaced.multiple(torch.cuda, **cuda_answers(card)),
+        replaced.object(torch._VF, 'gru', stand_in_gru),
         replaced.object(F, 'scaled_dot_product_attention', stand_in_attention),
-        replaced.object(torch.Tensor, 'pin_memory', lambda x: x.clone()),                  # memory that a card may fetch from by itself
+        replaced.object(torch.Tensor, 'pin_memory', lambda x: x.clone()),  # memory that a card may fetch from by itself
         replaced.object(dist, 'init_process_group', _through_gloo(dist.init_process_group)),
-        replaced.dict(forms._known, outcome, clear=True), replaced.dict(forms._chosen, clear=True),
+        replaced.dict(forms._known, outcome, clear=True),
+        replaced.dict(forms._chosen, clear=True),
         *(replaced.object(m, 'nvrtc', _always(True)) for m in (scan_gpu, moe_gpu, head_gpu)),
         replaced.object(moe_gpu, 'triton', 'stand-in'),
         replaced.multiple(moe_gpu._Triton, tile=16, times=staticmethod(gather.times), outer=staticmethod(gather.outer)),
         *(replaced.object(form, 'tile', 16) for form in (gather, moe_gpu._Grouped)),
-        Runner()]
+        Runner(),
+    ]
 
 # %% ../nbs/16_pretend.ipynb #c052
 @patch
@@ -450,7 +589,8 @@ def __enter__(self: PretendedCard):
         switch(True)
         self.stack.callback(switch, False)
     self.stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-    for context in replacements(self): self.stack.enter_context(context)
+    for context in replacements(self):
+        self.stack.enter_context(context)
     self.stack.enter_context(replaced.object(cuda_c, '_driver', _Launcher(self, cuda_c._driver)))
     foreach_utils._foreach_supported_types.append(OnCard)
     self.stack.callback(foreach_utils._foreach_supported_types.remove, OnCard)
@@ -459,34 +599,50 @@ def __enter__(self: PretendedCard):
     self.stack.enter_context(_Mode(self))
     return self
 
+
 @patch
-def __exit__(self: PretendedCard, *why): return self.stack.__exit__(*why)
+def __exit__(self: PretendedCard, *why):
+    return self.stack.__exit__(*why)
 
 # %% ../nbs/16_pretend.ipynb #c060
-TINY = dict(vocab_size=300, d_model=32, n_hybrid=1, n_attn=1, n_heads=2, d_inner=16, d_state=8, d_ff=64,
-    context=8, window=4, chunk=4)
+TINY = dict(
+    vocab_size=300,
+    d_model=32,
+    n_hybrid=1,
+    n_attn=1,
+    n_heads=2,
+    d_inner=16,
+    d_state=8,
+    d_ff=64,
+    context=8,
+    window=4,
+    chunk=4,
+)
+
 
 class Trained(NamedTuple):
     "What a few steps showed."
-    losses: list    # one a step
-    waits: list     # one `Counter` a step
+
+    losses: list  # one a step
+    waits: list  # one `Counter` a step
     trainer: Trainer
 
+
 def train_steps(
-    device: str,         # 'cuda' within a `PretendedCard`, or 'cpu'
+    device: str,  # 'cuda' within a `PretendedCard`, or 'cpu'
     data: Prepared,
-    out: Path,           # the run folder
-    steps: int=3,
-    recompute: bool=False, # blocks are recomputed in the backward pass
-    **settings,          # further `TrainSettings`
-)->Trained:
+    out: Path,  # the run folder
+    steps: int = 3,
+    recompute: bool = False,  # blocks are recomputed in the backward pass
+    **settings,  # further `TrainSettings`
+) -> Trained:
     "Train the tiny model for a few steps."
     settings = dict(iters=steps, batch_size=2, warmup=1, eval_every=0, checkpoint_every=0) | settings
     cfg = I3Config.preset('i3-tiny', **TINY, checkpoint=recompute)
     trainer = Trainer(cfg, data, out, TrainSettings(**settings), device, progress=False)
     waits, seen = _CARDS[-1].waits if _CARDS else Counter(), Trained([], [], trainer)
     Path(out).mkdir(parents=True, exist_ok=True)
-    with MetricsWriter(Path(out)/'metrics.jsonl') as metrics:
+    with MetricsWriter(Path(out) / 'metrics.jsonl') as metrics:
         for _ in range(steps):
             waits.clear()
             trainer._more(SimpleNamespace(asked=None))
@@ -501,35 +657,42 @@ def _rank():
     "What a process of `run_world` does."
     job, rank = json.loads(os.environ['I3NB_JOB']), int(os.environ['RANK'])
     with PretendedCard(job['capability'], rank):
-        seen = train_steps('cuda', Prepared.load(job['data']), f"{job['out']}-{rank}", **job['how'])
+        seen = train_steps('cuda', Prepared.load(job['data']), f'{job["out"]}-{rank}', **job['how'])
         seen.trainer.world.close()
     print(json.dumps(dict(losses=seen.losses, waits=seen.waits)))
 
-def _free_port()->int:
+
+def _free_port() -> int:
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
+
 
 def run_world(
     capability: tuple,
     data: Prepared,
     out: Path,
-    size: int=2,   # processes, with a card each
-    **how,         # further arguments of `train_steps`
-)->list:           # `losses` and `waits` of each
+    size: int = 2,  # processes, with a card each
+    **how,  # further arguments of `train_steps`
+) -> list:  # `losses` and `waits` of each
     "Train on several pretended cards."
     program = 'from i3nb.pretend import _rank; _rank()'
     command = [sys.executable, '-W', 'error:this step cannot be recorded', '-c', program]
     common = dict(WORLD_SIZE=str(size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_free_port()), OMP_NUM_THREADS='1')
     common['PYTHONPATH'] = os.pathsep.join([str(Path(i3nb.__file__).parent.parent), os.environ.get('PYTHONPATH', '')])
     common['I3NB_JOB'] = json.dumps(dict(capability=capability, data=str(data.path), out=str(out), how=how))
+
     def start(i):
         env = {**os.environ, **common, 'RANK': str(i), 'LOCAL_RANK': str(i)}
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     ranks = [start(i) for i in range(size)]
-    try: said = [rank.communicate(timeout=300) for rank in ranks]
+    try:
+        said = [rank.communicate(timeout=300) for rank in ranks]
     finally:
-        for rank in ranks: rank.kill()
+        for rank in ranks:
+            rank.kill()
     for rank, (_, errors) in zip(ranks, said):
-        if rank.returncode: raise RuntimeError(f'a process of the world failed: {errors[-2000:]}')
+        if rank.returncode:
+            raise RuntimeError(f'a process of the world failed: {errors[-2000:]}')
     return [json.loads(text.splitlines()[-1]) for text, _ in said]

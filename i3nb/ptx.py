@@ -6,7 +6,11 @@
 __all__ = ['KINDS', 'lacking', 'translate', 'load_program', 'describe', 'KernelFault', 'Runner', 'mutants', 'unseen_mutants']
 
 # %% ../nbs/00d_ptx.ipynb #c003
-import ctypes, re, shutil, subprocess, tempfile
+import ctypes
+import re
+import shutil
+import subprocess
+import tempfile
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -14,13 +18,14 @@ import torch
 from .cuda_c import Launch, compile_cuda, driven_by, nvrtc
 
 # %% ../nbs/00d_ptx.ipynb #c005
-def lacking()->str:
+def lacking() -> str:
     "What this machine lacks for running kernels here: 'g++', 'NVRTC', or '' if nothing."
-    if shutil.which('g++') is None: return 'g++'
+    if shutil.which('g++') is None:
+        return 'g++'
     return '' if nvrtc('compute_75') else 'NVRTC'
 
 # %% ../nbs/00d_ptx.ipynb #c008
-_FINDINGS = r'''
+_FINDINGS = r"""
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -48,10 +53,10 @@ static void report(int kind, int line, int where = -1, s64 offset = 0, s32 other
     int other_block = other < 0 ? -1 : other/1024, other_thread = other < 0 ? -1 : other%1024;
     found[findings++] = {offset, kind, line, block, thread, other_block, other_thread, where, 1};
 }
-'''
+"""
 
 # %% ../nbs/00d_ptx.ipynb #c010
-_MEMORY = r'''
+_MEMORY = r"""
 struct Cell {
     s32 writer = -1, written = 0, reader = -1, read = 0;     // block*1024 + thread, and its epoch
     bool threads = false, blocks = false;                    // read by several threads of that epoch; by several blocks
@@ -102,10 +107,10 @@ template<class T> static T load(int space, u64 address, int align, int line) {
 template<class T> static void store(int space, u64 address, int align, int line, T x) {
     if (char *p = touch(space, address, sizeof x, align, true, line)) memcpy(p, &x, sizeof x);
 }
-'''
+"""
 
 # %% ../nbs/00d_ptx.ipynb #c012
-_ARITHMETIC = r'''
+_ARITHMETIC = r"""
 static float F(u32 x) { float y; memcpy(&y, &x, 4); return y; }
 static u32 bits(float x) { u32 y; memcpy(&y, &x, 4); return y; }
 template<class T> static T bits(T x) { return x; }
@@ -123,18 +128,18 @@ template<class T> static T most(T x, T y) { return x < y ? y : x; }
 static float least(float x, float y) { return fminf(x, y); }
 static float most(float x, float y) { return fmaxf(x, y); }
 static u32 field(u32 x, u32 at, u32 n) { return shr(x, at & 255) & ((n & 255) < 32 ? (1u << (n & 255)) - 1 : ~0u); }
-'''
+"""
 
 # %% ../nbs/00d_ptx.ipynb #c014
-_THREADS = r'''
+_THREADS = r"""
 enum { READY, WARP, BLOCK, DONE };
 struct Thread { int pc, line; u32 value, lane; };            // where it waits; gives to a shuffle; takes from
 static int block_x, block_y, grid_x, grid_y, threads, cut;   // cut: the number of the mutant that runs; see below
 static const char *params;                                   // the kernel's argument
-'''
+"""
 
 # %% ../nbs/00d_ptx.ipynb #c016
-_SCHEDULER = r'''
+_SCHEDULER = r"""
 static u64 dice;
 static u32 roll(u32 n) { dice ^= dice << 13; dice ^= dice >> 7; dice ^= dice << 17; return (dice >> 11)%n; }
 static std::vector<int> shuffled(int n) {
@@ -192,10 +197,10 @@ static void run_block(int (*kernel)(Thread *)) {
             for (int warp : shuffled(threads/32)) run_warp(warp, kernel);
     } while (pass_barrier());
 }
-'''
+"""
 
 # %% ../nbs/00d_ptx.ipynb #c018
-_ENTRY = r'''
+_ENTRY = r"""
 struct Given { char *host; u64 base; s64 size; s32 known, must; };
 struct Shape { s32 kernel, grid_x, grid_y, threads, cut; u64 seed; };
 
@@ -249,162 +254,263 @@ extern "C" int run(const Shape *s, const char *args, const Given *given, int n, 
 #endif
     return findings;
 }
-'''
+"""
 
 # %% ../nbs/00d_ptx.ipynb #c020
-_BITS = dict(pred='bool', b16='u16', f16='u16', u16='u16', s16='u16', b32='u32', f32='u32', u32='u32', s32='u32',
-             b64='u64', u64='u64', s64='u64')
+_BITS = dict(
+    pred='bool',
+    b16='u16',
+    f16='u16',
+    u16='u16',
+    s16='u16',
+    b32='u32',
+    f32='u32',
+    u32='u32',
+    s32='u32',
+    b64='u64',
+    u64='u64',
+    s64='u64',
+)
 _TYPES = {**_BITS, 's16': 's16', 's32': 's32', 's64': 's64', 'f32': 'float'}
-_SPECIAL = {'%tid.x': 'thread', '%ntid.x': 'threads', '%ctaid.x': 'block_x', '%ctaid.y': 'block_y',
-            '%nctaid.x': 'grid_x', '%nctaid.y': 'grid_y', '%laneid': 'thread%32', '%envreg0': 'cut'}
+_SPECIAL = {
+    '%tid.x': 'thread',
+    '%ntid.x': 'threads',
+    '%ctaid.x': 'block_x',
+    '%ctaid.y': 'block_y',
+    '%nctaid.x': 'grid_x',
+    '%nctaid.y': 'grid_y',
+    '%laneid': 'thread%32',
+    '%envreg0': 'cut',
+}
 
-def _register(x: str)->str:
+
+def _register(x: str) -> str:
     "'%rd3' -> 'R.rd[3]'; raises NotImplementedError for what is no register."
     m = re.fullmatch(r'%(p|rs|r|rd|f)(\d+)', x)
-    if m is None: raise NotImplementedError(f'the operand {x!r}')
+    if m is None:
+        raise NotImplementedError(f'the operand {x!r}')
     return f'R.{m[1]}[{m[2]}]'
 
+
 def _value(
-    x: str,        # register, number or name
-    t: str,        # type to read it as: 'f32'
+    x: str,  # register, number or name
+    t: str,  # type to read it as: 'f32'
     shared: list,  # names of the kernel's shared arrays
-)->str:            # C++; raises NotImplementedError for what is none of these
+) -> str:  # C++; raises NotImplementedError for what is none of these
     "An operand as an expression."
     cast = f'({_TYPES[t]})'
-    if x in _SPECIAL: return f'{cast}({_SPECIAL[x]})'
-    if x in shared: return f'{cast}{(shared.index(x) + 1) << 20 | 1 << 19}u'
-    if re.fullmatch(r'\w+_param_0', x): return '(u64)params'
-    if m := re.fullmatch(r'0[fF](\w{8})', x): return f'F(0x{m[1]}u)' if t == 'f32' else f'{cast}0x{m[1]}u'
-    if re.fullmatch(r'-?(0x)?[0-9a-fA-F]+U?', x): return f'{cast}({x.rstrip("U")}ll)'
+    if x in _SPECIAL:
+        return f'{cast}({_SPECIAL[x]})'
+    if x in shared:
+        return f'{cast}{(shared.index(x) + 1) << 20 | 1 << 19}u'
+    if re.fullmatch(r'\w+_param_0', x):
+        return '(u64)params'
+    if m := re.fullmatch(r'0[fF](\w{8})', x):
+        return f'F(0x{m[1]}u)' if t == 'f32' else f'{cast}0x{m[1]}u'
+    if re.fullmatch(r'-?(0x)?[0-9a-fA-F]+U?', x):
+        return f'{cast}({x.rstrip("U")}ll)'
     return f'F({_register(x)})' if t == 'f32' else f'{cast}{_register(x)}'
 
-def _address(x: str, shared: list)->str:
+
+def _address(x: str, shared: list) -> str:
     "'[%rd3+8]' as an expression."
     base, _, offset = x.strip('[]').partition('+')
     return f'{_value(base, "u64", shared)} + {offset or 0}'
 
 # %% ../nbs/00d_ptx.ipynb #c023
 _RESULTS = {
-    'mov': 'a', 'cvta': 'a', 'selp': 'c ? a : b', 'add': 'a + b', 'sub': 'a - b', 'neg': '-a', 'abs': 'a < 0 ? -a : a',
-    'mul': 'a * b', 'mul.lo': 'a * b', 'mul.hi': 'high(a, b)', 'mul.wide': '(W)a * (W)b',
-    'mad.lo': 'a * b + c', 'mad.wide': '(W)a * (W)b + c', 'fma': 'fmaf(a, b, c)',
-    'div': 'quotient(a, b)', 'rem': 'remainder_(a, b)', 'min': 'least(a, b)', 'max': 'most(a, b)',
-    'not': '~a', 'and': 'a & b', 'or': 'a | b', 'xor': 'a ^ b', 'shl': 'shl(a, b)', 'shr': 'shr(a, b)',
-    'bfe': 'field(a, b, c)', 'copysign': 'copysignf(b, a)',
-    'ex2': 'exp2f(a)', 'lg2': 'log2f(a)', 'rcp': '1/a', 'sqrt': 'sqrtf(a)', 'rsqrt': '1/sqrtf(a)'}
+    'mov': 'a',
+    'cvta': 'a',
+    'selp': 'c ? a : b',
+    'add': 'a + b',
+    'sub': 'a - b',
+    'neg': '-a',
+    'abs': 'a < 0 ? -a : a',
+    'mul': 'a * b',
+    'mul.lo': 'a * b',
+    'mul.hi': 'high(a, b)',
+    'mul.wide': '(W)a * (W)b',
+    'mad.lo': 'a * b + c',
+    'mad.wide': '(W)a * (W)b + c',
+    'fma': 'fmaf(a, b, c)',
+    'div': 'quotient(a, b)',
+    'rem': 'remainder_(a, b)',
+    'min': 'least(a, b)',
+    'max': 'most(a, b)',
+    'not': '~a',
+    'and': 'a & b',
+    'or': 'a | b',
+    'xor': 'a ^ b',
+    'shl': 'shl(a, b)',
+    'shr': 'shr(a, b)',
+    'bfe': 'field(a, b, c)',
+    'copysign': 'copysignf(b, a)',
+    'ex2': 'exp2f(a)',
+    'lg2': 'log2f(a)',
+    'rcp': '1/a',
+    'sqrt': 'sqrtf(a)',
+    'rsqrt': '1/sqrtf(a)',
+}
 _COMPARISONS = dict(
-    eq='a == b', ne='a < b || a > b', lt='a < b', le='a <= b', gt='a > b', ge='a >= b',
-    lo='a < b', ls='a <= b', hi='a > b', hs='a >= b',
-    equ='!(a < b || a > b)', neu='a != b', ltu='!(a >= b)', leu='!(a > b)', gtu='!(a <= b)', geu='!(a < b)',
-    num='a == a && b == b', nan='a != a || b != b')
+    eq='a == b',
+    ne='a < b || a > b',
+    lt='a < b',
+    le='a <= b',
+    gt='a > b',
+    ge='a >= b',
+    lo='a < b',
+    ls='a <= b',
+    hi='a > b',
+    hs='a >= b',
+    equ='!(a < b || a > b)',
+    neu='a != b',
+    ltu='!(a >= b)',
+    leu='!(a > b)',
+    gtu='!(a <= b)',
+    geu='!(a < b)',
+    num='a == a && b == b',
+    nan='a != a || b != b',
+)
+
 
 def _operand_types(
     base: str,  # 'shl'
-    t: str,     # the instruction's type
-)->tuple:       # of a, b and c
+    t: str,  # the instruction's type
+) -> tuple:  # of a, b and c
     "The types that an instruction's operands are read as."
-    if base in ('shl', 'shr'): return t, 'u32', t
-    if base == 'bfe': return t, 'u32', 'u32'
-    if base in ('selp', 'setp'): return t, t, 'pred'
+    if base in ('shl', 'shr'):
+        return t, 'u32', t
+    if base == 'bfe':
+        return t, 'u32', 'u32'
+    if base in ('selp', 'setp'):
+        return t, t, 'pred'
     return t, t, t
 
-def _assign(to: str, expression: str, types: tuple, values: list, shared: list)->str:
+
+def _assign(to: str, expression: str, types: tuple, values: list, shared: list) -> str:
     "A statement that computes `expression` of a, b and c."
     names = ', '.join(f'{name} = {_value(x, t, shared)}' for name, x, t in zip('abc', values, types))
     declared = ' '.join(f'auto {part};' for part in re.split(r', (?=[abc] = )', names))
     return f'{{ {declared} {_register(to)} = bits({expression}); }}'
 
-def _compute(op: list, operands: list, shared: list)->str:
+
+def _compute(op: list, operands: list, shared: list) -> str:
     "A statement for an instruction of the tables; raises NotImplementedError for one that is in none."
     base, t = op[0], op[-1]
     types = _operand_types(base, t)
     if base == 'setp':
         expression = f'({_COMPARISONS[op[1]]})'
-        if len(operands) == 4: expression += ' && c' if 'and' in op else ' || c'
+        if len(operands) == 4:
+            expression += ' && c' if 'and' in op else ' || c'
         return _assign(operands[0], expression, types, operands[1:], shared)
     name = next((f'{base}.{m}' for m in ('lo', 'hi', 'wide') if m in op), base)
-    if name not in _RESULTS or t not in _TYPES: raise NotImplementedError('.'.join(op))
+    if name not in _RESULTS or t not in _TYPES:
+        raise NotImplementedError('.'.join(op))
     wide = {'s': 's64', 'u': 'u64'}.get(t[0])
-    if name == 'mad.wide': types = t, t, wide
+    if name == 'mad.wide':
+        types = t, t, wide
     expression = '!a' if (base, t) == ('not', 'pred') else _RESULTS[name].replace('W', str(wide))
     return _assign(operands[0], expression, types, operands[1:], shared)
 
 # %% ../nbs/00d_ptx.ipynb #c026
-def _convert(op: list, operands: list, line: int, shared: list)->str:
+def _convert(op: list, operands: list, line: int, shared: list) -> str:
     "`cvt`: between integers, from integers to fp32, and between fp16 and fp32."
     to, of = op[-2:]
-    if (to, of) == ('f32', 'f16'): return _assign(operands[0], 'from_half(a)', ('f16',), operands[1:], shared)
-    if (to, of) == ('f16', 'f32'): return _assign(operands[0], 'to_half(a)', ('f32',), operands[1:], shared)
-    if 'f' in of or to == 'f16': raise NotImplementedError('.'.join(op))
+    if (to, of) == ('f32', 'f16'):
+        return _assign(operands[0], 'from_half(a)', ('f16',), operands[1:], shared)
+    if (to, of) == ('f16', 'f32'):
+        return _assign(operands[0], 'to_half(a)', ('f32',), operands[1:], shared)
+    if 'f' in of or to == 'f16':
+        raise NotImplementedError('.'.join(op))
     return _assign(operands[0], f'({_TYPES[to]})a', (of,), operands[1:], shared)
+
 
 def _elements(x: str, bits: str, base: str):
     "The operands in '{%f1, %f2}', or the only one, each with its size, address and what the address is a multiple of."
-    parts, size = [part.strip() for part in x.strip('{}').split(',')], int(bits[1:])//8
-    yield parts[0], size, base, size*len(parts)
-    for i, part in enumerate(parts[1:], 1): yield part, size, f'{base} + {i*size}', size
+    parts, size = [part.strip() for part in x.strip('{}').split(',')], int(bits[1:]) // 8
+    yield parts[0], size, base, size * len(parts)
+    for i, part in enumerate(parts[1:], 1):
+        yield part, size, f'{base} + {i * size}', size
 
-def _load(op: list, operands: list, line: int, shared: list)->str:
+
+def _load(op: list, operands: list, line: int, shared: list) -> str:
     "`ld` from a parameter, a tensor or a shared array."
     op = [word for word in op if word != 'volatile']
-    if op[1] not in ('param', 'global', 'shared'): raise NotImplementedError('.'.join(op))
+    if op[1] not in ('param', 'global', 'shared'):
+        raise NotImplementedError('.'.join(op))
     bits, base = _BITS[op[-1]], _address(operands[1], shared)
     made = []
     for x, size, at, align in _elements(operands[0], bits, base):
-        if op[1] == 'param': made.append(f'memcpy(&{_register(x)}, (void *)({at}), {size});')
-        else: made.append(f'{_register(x)} = load<{bits}>({op[1].upper()}, {at}, {align}, {line});')
+        if op[1] == 'param':
+            made.append(f'memcpy(&{_register(x)}, (void *)({at}), {size});')
+        else:
+            made.append(f'{_register(x)} = load<{bits}>({op[1].upper()}, {at}, {align}, {line});')
     return ' '.join(made)
 
-def _store(op: list, operands: list, line: int, shared: list)->str:
+
+def _store(op: list, operands: list, line: int, shared: list) -> str:
     "`st` to a tensor or a shared array."
     op = [word for word in op if word != 'volatile']
-    if op[1] not in ('global', 'shared'): raise NotImplementedError('.'.join(op))
+    if op[1] not in ('global', 'shared'):
+        raise NotImplementedError('.'.join(op))
     bits, base = _BITS[op[-1]], _address(operands[0], shared)
     made = []
     for x, size, at, align in _elements(operands[1], bits, base):
         made.append(f'store<{bits}>({op[1].upper()}, {at}, {align}, {line}, bits({_value(x, op[-1], shared)}));')
     return ' '.join(made)
 
-def _shuffle(op: list, operands: list, line: int, shared: list)->str:
+
+def _shuffle(op: list, operands: list, line: int, shared: list) -> str:
     "`shfl.sync.bfly`: give a value, take that of the lane whose number differs in the bits of the third operand."
-    if 'bfly' not in op: raise NotImplementedError('.'.join(op))
+    if 'bfly' not in op:
+        raise NotImplementedError('.'.join(op))
     value, lane, clamp, mask = (_value(x, 'b32', shared) for x in operands[1:])
     whole = f'if ({clamp} != 31 || {mask} != ~0u) report(SHUFFLES, {line});'
     to = _register(operands[0].split('|')[0])
     wait = f'R.pc = @; R.line = {line}; return WARP; K@:;'
     return f'{whole} R.value = {value}; R.lane = thread%32 ^ {lane}; {wait} {to} = R.value;'
 
-def _barrier(op: list, operands: list, line: int, shared: list)->str:
+
+def _barrier(op: list, operands: list, line: int, shared: list) -> str:
     "`bar.sync`: wait for the block."
-    if operands != ['0']: raise NotImplementedError('.'.join(op))
+    if operands != ['0']:
+        raise NotImplementedError('.'.join(op))
     return f'R.pc = @; R.line = {line}; return BLOCK; K@:;'
 
-def _jump(op: list, operands: list, line: int, shared: list)->str:
+
+def _jump(op: list, operands: list, line: int, shared: list) -> str:
     "`bra`: go on at a label."
     return f'if (--fuel < 0) {{ report(ENDLESS, {line}); throw Stop(); }} goto {operands[0].lstrip("$")};'
 
-def _end(op: list, operands: list, line: int, shared: list)->str:
+
+def _end(op: list, operands: list, line: int, shared: list) -> str:
     "`ret`: the thread is done."
     return 'return DONE;'
 
-_STATEMENTS = dict(cvt=_convert, ld=_load, st=_store, shfl=_shuffle, bar=_barrier, barrier=_barrier,
-                   bra=_jump, ret=_end)
+
+_STATEMENTS = dict(
+    cvt=_convert, ld=_load, st=_store, shfl=_shuffle, bar=_barrier, barrier=_barrier, bra=_jump, ret=_end
+)
 
 # %% ../nbs/00d_ptx.ipynb #c029
 _LINE = re.compile(r'(?:@(!?)(%p\d+)\s+)?([\w.]+)\s*(.*?);')
 
-_UPPER = re.compile(r'\{ \.reg \.b16 tmp; mov\.b32 \{tmp, (%rs\d+)\}, (%r\d+); \}')      # the upper half of a register
+_UPPER = re.compile(r'\{ \.reg \.b16 tmp; mov\.b32 \{tmp, (%rs\d+)\}, (%r\d+); \}')  # the upper half of a register
 
-def _split(x: str)->list:
+
+def _split(x: str) -> list:
     "Operands, separated by commas that are not inside braces."
     return [part.strip() for part in re.split(r',(?![^{]*\})', x)] if x else []
 
-def _statement(text: str, line: int, shared: list)->str:
+
+def _statement(text: str, line: int, shared: list) -> str:
     "One instruction as C++; raises NotImplementedError, which names the line, for one that the runner does not know."
-    if half := _UPPER.fullmatch(text): return f'{_register(half[1])} = {_register(half[2])} >> 16;'
+    if half := _UPPER.fullmatch(text):
+        return f'{_register(half[1])} = {_register(half[2])} >> 16;'
     m = _LINE.fullmatch(text)
     try:
-        if m is None: raise NotImplementedError(text)
+        if m is None:
+            raise NotImplementedError(text)
         op, operands = m[3].split('.'), _split(m[4])
         known = _STATEMENTS.get(op[0])
         code = known(op, operands, line, shared) if known else _compute(op, operands, shared)
@@ -417,19 +523,24 @@ _REGISTERS = re.compile(r'\.reg \.(\w+)\s+%(\w+)<(\d+)>;')
 _SHARED = re.compile(r'\.shared \.align \d+ \.b8 (\w+)\[(\d+)\];')
 _LABEL = re.compile(r'\$?(\w+):')
 
+
 def _kernel(
     name: str,
-    body: str,   # the lines between its braces
+    body: str,  # the lines between its braces
     first: int,  # number of the first of them in the PTX
-)->tuple:        # C++; sizes of its shared arrays in bytes
+) -> tuple:  # C++; sizes of its shared arrays in bytes
     "One kernel as C++."
     registers, shared, code, waits = [], {}, [], 0
     for line, text in enumerate(body.split('\n'), first):
         text = text.split('//')[0].strip()
-        if not text or text in '{}' or text.startswith('.pragma'): continue
-        if m := _REGISTERS.fullmatch(text): registers.append(f'{_BITS[m[1]]} {m[2]}[{m[3]}];')
-        elif m := _SHARED.fullmatch(text): shared[m[1]] = int(m[2])
-        elif m := _LABEL.fullmatch(text): code.append(f'{m[1]}:;')
+        if not text or text in '{}' or text.startswith('.pragma'):
+            continue
+        if m := _REGISTERS.fullmatch(text):
+            registers.append(f'{_BITS[m[1]]} {m[2]}[{m[3]}];')
+        elif m := _SHARED.fullmatch(text):
+            shared[m[1]] = int(m[2])
+        elif m := _LABEL.fullmatch(text):
+            code.append(f'{m[1]}:;')
         else:
             made = _statement(text, line, list(shared))
             waits += '@' in made
@@ -439,9 +550,10 @@ def _kernel(
     head = f'__attribute__((optimize("O0"))) static int run_{name}(Thread *t) {{\nT_{name} &R = *(T_{name} *)t;'
     return '\n'.join([struct, head, f'switch (R.pc) {{ {back} }}', *code, 'return DONE;\n}']), list(shared.values())
 
+
 def translate(
     ptx: str,  # what `compile_cuda` gives for 'compute_75'
-)->tuple:      # C++ with an entry point `run`; the kernels' names
+) -> tuple:  # C++ with an entry point `run`; the kernels' names
     "PTX as C++ that runs it."
     names, made, shared = [], [], []
     for m in re.finditer(r'\.visible \.entry (\w+)\([^)]*\)[^{]*\{\n(.*?)\n\}', ptx, re.S):
@@ -449,62 +561,88 @@ def translate(
         names.append(m[1])
         made.append(code)
         shared.append('{' + ', '.join(map(str, sizes)) + '}')
-    tables = [f'static int (*KERNELS[])(Thread *) = {{ {", ".join(f"run_{n}" for n in names)} }};',
-              f'static size_t BODY_SIZES[] = {{ {", ".join(f"sizeof(T_{n})" for n in names)} }};',
-              f'static std::vector<s64> SHARED_SIZES[] = {{ {", ".join(shared)} }};']
+    tables = [
+        f'static int (*KERNELS[])(Thread *) = {{ {", ".join(f"run_{n}" for n in names)} }};',
+        f'static size_t BODY_SIZES[] = {{ {", ".join(f"sizeof(T_{n})" for n in names)} }};',
+        f'static std::vector<s64> SHARED_SIZES[] = {{ {", ".join(shared)} }};',
+    ]
     return '\n'.join([_FINDINGS, _MEMORY, _ARITHMETIC, _THREADS, *made, *tables, _SCHEDULER, _ENTRY]), names
 
 # %% ../nbs/00d_ptx.ipynb #c035
 class _Finding(ctypes.Structure):
     "As `Finding` in C++."
-    _fields_ = [('offset', ctypes.c_int64), *((k, ctypes.c_int32) for k in
-                ('kind', 'line', 'block', 'thread', 'other_block', 'other_thread', 'where', 'times'))]
+
+    _fields_ = [
+        ('offset', ctypes.c_int64),
+        *(
+            (k, ctypes.c_int32)
+            for k in ('kind', 'line', 'block', 'thread', 'other_block', 'other_thread', 'where', 'times')
+        ),
+    ]
+
 
 class _Given(ctypes.Structure):
     "As `Given` in C++: a tensor."
-    _fields_ = [('host', ctypes.c_void_p), ('base', ctypes.c_uint64), ('size', ctypes.c_int64),
-                ('known', ctypes.c_int32), ('must', ctypes.c_int32)]
+
+    _fields_ = [
+        ('host', ctypes.c_void_p),
+        ('base', ctypes.c_uint64),
+        ('size', ctypes.c_int64),
+        ('known', ctypes.c_int32),
+        ('must', ctypes.c_int32),
+    ]
+
 
 class _Shape(ctypes.Structure):
     "As `Shape` in C++: the launch."
-    _fields_ = [*((k, ctypes.c_int32) for k in ('kernel', 'grid_x', 'grid_y', 'threads', 'cut')),
-                ('seed', ctypes.c_uint64)]
+
+    _fields_ = [
+        *((k, ctypes.c_int32) for k in ('kernel', 'grid_x', 'grid_y', 'threads', 'cut')),
+        ('seed', ctypes.c_uint64),
+    ]
+
 
 _FLAGS = ['-O1', '-std=c++17', '-march=native', '-fwrapv', '-ffp-contract=off', '-w', '-shared', '-fPIC']
 
+
 @lru_cache
 def load_program(
-    source: str,    # CUDA C
-    defines: tuple, # its macros
-    arch: str,      # 'compute_75'
-)->tuple:           # the C function `run`, names of the kernels, lines of the PTX
+    source: str,  # CUDA C
+    defines: tuple,  # its macros
+    arch: str,  # 'compute_75'
+) -> tuple:  # the C function `run`, names of the kernels, lines of the PTX
     "Compile to PTX, translate, compile to a library, load it; raises RuntimeError where a compiler fails."
     ptx = compile_cuda(source, arch, defines)[0].rstrip(b'\0').decode()
     cpp, names = translate(ptx)
     with tempfile.TemporaryDirectory() as d:
-        (Path(d)/'k.cc').write_text(cpp)
+        (Path(d) / 'k.cc').write_text(cpp)
         done = subprocess.run(['g++', *_FLAGS, '-o', f'{d}/k.so', f'{d}/k.cc'], capture_output=True, text=True)
-        if done.returncode: raise RuntimeError(done.stderr[-1000:])
-        return ctypes.PyDLL(f'{d}/k.so').run, names, ptx.split('\n')      # PyDLL: one launch at a time
+        if done.returncode:
+            raise RuntimeError(done.stderr[-1000:])
+        return ctypes.PyDLL(f'{d}/k.so').run, names, ptx.split('\n')  # PyDLL: one launch at a time
 
 # %% ../nbs/00d_ptx.ipynb #c037
 KINDS = 'outside', 'misaligned', 'race', 'unknown', 'unwritten', 'shuffle', 'barrier', 'endless'
 
+
 def describe(
-    f,              # a finding
-    lines: list,    # of the PTX
-)->str:
+    f,  # a finding
+    lines: list,  # of the PTX
+) -> str:
     "A finding in one line."
     kind, times = KINDS[f.kind], f' ({f.times} times)' if f.times > 1 else ''
     memory = f'tensor {f.where}' if f.where >= 0 else f'shared array {-2 - f.where}'
     place = '' if f.where == -1 else f' in {memory}, byte {f.offset}'
-    if kind == 'unwritten': return f'{kind}: tensor {f.where} from byte {f.offset} on, {2*f.times} bytes or more'
+    if kind == 'unwritten':
+        return f'{kind}: tensor {f.where} from byte {f.offset} on, {2 * f.times} bytes or more'
     other = f', after thread {f.other_thread} of block {f.other_block}' if f.other_thread >= 0 else ''
-    line = f'line {f.line}: {" ".join(lines[f.line-1].split())}'
+    line = f'line {f.line}: {" ".join(lines[f.line - 1].split())}'
     return f'{kind}{place}: thread {f.thread} of block {f.block}{other}, {line}{times}'
+
 
 class KernelFault(RuntimeError):
     "A kernel did something that a card would punish, perhaps; `kinds` counts the findings."
+
     def __init__(self, name: str, findings: list, lines: list):
         self.kinds = Counter(KINDS[f.kind] for f in findings)
         super().__init__('\n'.join([f'the kernel {name} is at fault:', *(describe(f, lines) for f in findings)]))
@@ -512,10 +650,12 @@ class KernelFault(RuntimeError):
 # %% ../nbs/00d_ptx.ipynb #c039
 class Runner:
     "Within it, `launch` runs kernels on tensors of the processor, and raises `KernelFault` where one misbehaves."
-    def __init__(self,
-        seed: int=0,            # another seed, another order of blocks, warps and lanes
-        arch: str='compute_75', # the card that the compiler has in mind; compute_75 where no compiler here knows it
-        cut: int=-1,            # the check to leave out, for a source from `mutants`
+
+    def __init__(
+        self,
+        seed: int = 0,  # another seed, another order of blocks, warps and lanes
+        arch: str = 'compute_75',  # the card that the compiler has in mind; compute_75 where no compiler here knows it
+        cut: int = -1,  # the check to leave out, for a source from `mutants`
     ):
         arch = arch if nvrtc(arch) else 'compute_75'
         self.seed, self.arch, self.cut, self.launches = seed, arch, cut, Counter()
@@ -527,65 +667,77 @@ class Runner:
         function, names, lines = load_program(run.source, run.defines, self.arch)
         given, addresses = self._memory(run)
         self.launches[run.name] += 1
-        seed = self.seed*1000 + sum(self.launches.values())
+        seed = self.seed * 1000 + sum(self.launches.values())
         shape = _Shape(names.index(run.name), *run.grid, run.threads, self.cut, seed)
-        args, found = run.args(addresses), (_Finding*64)()
+        args, found = run.args(addresses), (_Finding * 64)()
         n = function(ctypes.byref(shape), ctypes.byref(args), given, len(given), found)
-        if n: raise KernelFault(run.name, found[:n], lines)
+        if n:
+            raise KernelFault(run.name, found[:n], lines)
 
-    def _memory(self, run: Launch)->tuple:
+    def _memory(self, run: Launch) -> tuple:
         "What C++ has to know of each tensor, and the made-up addresses; a tensor given twice has one address."
         known, must, tensors = len(run.tensors), len(run.tensors) + len(run.outs), run.pointers()
         place = {}
-        for i, x in enumerate(tensors): place.setdefault(x.data_ptr(), i)
+        for i, x in enumerate(tensors):
+            place.setdefault(x.data_ptr(), i)
         base = lambda i: (i + 1) << 40 | 1 << 39 | tensors[i].data_ptr() & 255
-        given = (_Given*len(tensors))()
-        for i, x in enumerate(tensors): given[i] = _Given(x.data_ptr(), base(i), x.nbytes, i < known, known <= i < must)
+        given = (_Given * len(tensors))()
+        for i, x in enumerate(tensors):
+            given[i] = _Given(x.data_ptr(), base(i), x.nbytes, i < known, known <= i < must)
         return given, [base(place[x.data_ptr()]) for x in tensors]
 
     def __enter__(self):
         self._taken = driven_by(self)
         return self._taken.__enter__()
 
-    def __exit__(self, *error): return self._taken.__exit__(*error)
+    def __exit__(self, *error):
+        return self._taken.__exit__(*error)
 
 # %% ../nbs/00d_ptx.ipynb #c048
-_CUT = r'''
+_CUT = r"""
 __device__ __forceinline__ bool cut(int k) {
     int mutant;
     asm("mov.u32 %0, %%envreg0;" : "=r"(mutant));
     return mutant == k;
 }
-'''
+"""
+
 
 def mutants(
-    source: str,   # CUDA C
+    source: str,  # CUDA C
     sizes: tuple,  # names of what bounds an index, as ('T', 'q.i[0]')
-)->tuple:          # a source with all mutants; a description of each, by its number
+) -> tuple:  # a source with all mutants; a description of each, by its number
     "Make every barrier, and every comparison `index < size` or `index >= size`, one that can be cut."
     size, found = '|'.join(map(re.escape, sizes)), []
     barrier = r'__syncthreads\(\);'
     index = r'(?<!\+ )\b(?P<index>\w+(?: \+ \w+(?:/\w+)?)?)'
-    bound = rf'{index} (?P<sign><|>=) (?P<size>{size})(?![\w.\[*/])(?! \? (?P=index))'       # the last: no minimum
+    bound = rf'{index} (?P<sign><|>=) (?P<size>{size})(?![\w.\[*/])(?! \? (?P=index))'  # the last: no minimum
+
     def cuttable(m):
         k = len(found)
         found.append(f'line {source.count(chr(10), 0, m.start())}: {m[0]}')
-        if m['sign'] is None: return f'if (!cut({k})) {m[0]}'
+        if m['sign'] is None:
+            return f'if (!cut({k})) {m[0]}'
         return f'({m[0]} || cut({k}))' if m['sign'] == '<' else f'({m[0]} && !cut({k}))'
+
     return _CUT + re.sub(f'{barrier}|{bound}', cuttable, source), found
 
+
 def unseen_mutants(
-    source: str,   # CUDA C
+    source: str,  # CUDA C
     sizes: tuple,  # as for `mutants`
-    run,           # run(source) launches the kernels of a source
-)->tuple:          # mutants that nothing was reported for; a count of the findings' kinds
+    run,  # run(source) launches the kernels of a source
+) -> tuple:  # mutants that nothing was reported for; a count of the findings' kinds
     "Run every mutant; raises KernelFault if the kernel is at fault with nothing cut."
     mixed, found = mutants(source, sizes)
-    with Runner(): run(mixed)
+    with Runner():
+        run(mixed)
     unseen, kinds = [], Counter()
     for k, description in enumerate(found):
         try:
-            with Runner(seed=k, cut=k): run(mixed)
+            with Runner(seed=k, cut=k):
+                run(mixed)
             unseen.append(description)
-        except KernelFault as e: kinds += Counter(set(e.kinds))
+        except KernelFault as e:
+            kinds += Counter(set(e.kinds))
     return unseen, kinds

@@ -9,9 +9,9 @@ __all__ = ['gru_loop', 'gru_library', 'gru_trial', 'gru_job', 'gru', 'causal_con
 import math
 from typing import NamedTuple
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd import Function
-import torch.nn.functional as F
 from .core import I3Config, compute_dtype
 from .forms import Job, Part, compare, form_for, milliseconds
 from .native import call, compile_c
@@ -19,19 +19,19 @@ from .scan import selective_scan
 
 # %% ../nbs/04_recurrence.ipynb #c006
 def gru_loop(
-    x: torch.Tensor,   # (b, t, d) input
-    h: torch.Tensor,   # (b, d) state before the first token
+    x: torch.Tensor,  # (b, t, d) input
+    h: torch.Tensor,  # (b, d) state before the first token
     Wx: torch.Tensor,  # (3, d, d) input weights of r, z, h̃
     Wh: torch.Tensor,  # (3, d, d) recurrent weights
-    bias: torch.Tensor,# (3, d)
-)->tuple:              # states (b, t, d), last state (b, d)
+    bias: torch.Tensor,  # (3, d)
+) -> tuple:  # states (b, t, d), last state (b, d)
     "A GRU as the i3-300M paper writes it (section 2.1), one token after another."
     hs = []
-    for xt in x.unbind(1):                                         # (b, d)
-        r = torch.sigmoid(xt@Wx[0].T + h@Wh[0].T + bias[0])
-        z = torch.sigmoid(xt@Wx[1].T + h@Wh[1].T + bias[1])
-        candidate = torch.tanh(xt@Wx[2].T + bias[2] + r*(h@Wh[2].T))
-        h = (1-z)*h + z*candidate
+    for xt in x.unbind(1):  # (b, d)
+        r = torch.sigmoid(xt @ Wx[0].T + h @ Wh[0].T + bias[0])
+        z = torch.sigmoid(xt @ Wx[1].T + h @ Wh[1].T + bias[1])
+        candidate = torch.tanh(xt @ Wx[2].T + bias[2] + r * (h @ Wh[2].T))
+        h = (1 - z) * h + z * candidate
         hs.append(h)
     return torch.stack(hs, 1), h
 
@@ -41,14 +41,23 @@ def gru_library(x, h, Wx, Wh, bias):
     d, kept = x.shape[-1], h.dtype
     turned = [part for W in (Wx, Wh, bias.to(Wx.dtype)) for part in (W[0], -W[1], W[2])]
     packed = torch.cat([part.reshape(-1) for part in (*turned, torch.zeros_like(bias, dtype=Wx.dtype))])
-    matrices, vectors = packed.split([6*d*d, 6*d])
-    weights = [*matrices.view(2, 3*d, d).unbind(0), *vectors.view(2, 3*d).unbind(0)]
-    hs, last = torch._VF.gru(x, h.to(Wx.dtype)[None], weights, has_biases=True, num_layers=1, dropout=0.,
-        train=torch.is_grad_enabled(), bidirectional=False, batch_first=True)
+    matrices, vectors = packed.split([6 * d * d, 6 * d])
+    weights = [*matrices.view(2, 3 * d, d).unbind(0), *vectors.view(2, 3 * d).unbind(0)]
+    hs, last = torch._VF.gru(
+        x,
+        h.to(Wx.dtype)[None],
+        weights,
+        has_biases=True,
+        num_layers=1,
+        dropout=0.0,
+        train=torch.is_grad_enabled(),
+        bidirectional=False,
+        batch_first=True,
+    )
     return hs, last[0].to(kept)
 
 # %% ../nbs/04_recurrence.ipynb #c012
-_C_PRODUCT = r'''
+_C_PRODUCT = r"""
 typedef f vec __attribute__((vector_size(64)));
 #if LOW                                          /* bf16: pairs of neighbours in the inner dimension */
 typedef int32_t el;
@@ -85,10 +94,10 @@ INLINE void products(const int V, L rows, const el *w, const el *a, L K, f *out)
     if (i + 2 <= rows) { product(2, V, 2, w, a + i*K, K, out + i*V*16); i += 2; }
     if (i < rows) product(1, V, 4, w, a + i*K, K, out + i*V*16);
 }
-'''
+"""
 
 # %% ../nbs/04_recurrence.ipynb #c014
-_C_GRU_FORWARD = r'''
+_C_GRU_FORWARD = r"""
 /* x: (b, t, 3d) the input's product; states: (2, b, d), the first one filled; h: (b, d) first state, then last */
 void gru_forward(const low *x, const f *bias, const el *panels, low *states, f *h, f *r, f *z, f *n, f *un, f *hs, low *before, L B, L T, L d) {
     const L K = d*sizeof(low)/sizeof(el);
@@ -117,10 +126,10 @@ void gru_forward(const low *x, const f *bias, const el *panels, low *states, f *
         RESTORE_DENORMALS
     }
 }
-'''
+"""
 
 # %% ../nbs/04_recurrence.ipynb #c016
-_C_GRU_BACKWARD = r'''
+_C_GRU_BACKWARD = r"""
 /* gh, gx: gradients of the recurrent and of the input products (b, t, 3d); dh: (b, d) gradient of the last state, then of the first */
 void gru_backward(const f *dhs, const f *h0, const f *hs, const f *r, const f *z, const f *n, const f *un, const el *panels,
                   low *scratch, f *dh, low *gh, low *gx, f *dbias, L B, L T, L d) {
@@ -153,34 +162,63 @@ void gru_backward(const f *dhs, const f *h0, const f *hs, const f *r, const f *z
         RESTORE_DENORMALS
     }
 }
-'''
+"""
 
 # %% ../nbs/04_recurrence.ipynb #c018
-def _gru_lib(low): return compile_c(_C_PRODUCT + _C_GRU_FORWARD + _C_GRU_BACKWARD, (f'LOW={int(low == torch.bfloat16)}',))
+def _gru_lib(low):
+    return compile_c(_C_PRODUCT + _C_GRU_FORWARD + _C_GRU_BACKWARD, (f'LOW={int(low == torch.bfloat16)}',))
+
 
 class _CompiledGRU(Function):
     "The GRU in C; states and gates in fp32, products in `low` (fp32 or bf16)."
+
     @staticmethod
     def forward(ctx, x, h0, Wx, Wh, bias, low):
         (b, t, d), pair = x.shape, 2 if low == torch.bfloat16 else 1
-        xs, wx, wh = x.to(low).reshape(b*t, d), Wx.to(low).view(3*d, d), Wh.to(low)
-        panels = wh.view(3, d//16, 16, d//pair, pair).permute(1, 3, 0, 2, 4).contiguous()
+        xs, wx, wh = x.to(low).reshape(b * t, d), Wx.to(low).view(3 * d, d), Wh.to(low)
+        panels = wh.view(3, d // 16, 16, d // pair, pair).permute(1, 3, 0, 2, 4).contiguous()
         r, z, n, un, hs = (x.new_empty(b, t, d, dtype=torch.float32) for _ in range(5))
-        before, states, h = xs.new_empty(b, t, d), xs.new_empty(2, b, d), h0.clone(memory_format=torch.contiguous_format)
+        before, states, h = (
+            xs.new_empty(b, t, d),
+            xs.new_empty(2, b, d),
+            h0.clone(memory_format=torch.contiguous_format),
+        )
         states[0] = h0
-        call(_gru_lib(low).gru_forward, xs@wx.T, bias, panels, states, h, r, z, n, un, hs, before, b, t, d)
+        call(_gru_lib(low).gru_forward, xs @ wx.T, bias, panels, states, h, r, z, n, un, hs, before, b, t, d)
         ctx.save_for_backward(xs, h0, wx, wh, r, z, n, un, hs, before)
         return hs, h
 
     @staticmethod
     def backward(ctx, dhs, dh):
         xs, h0, wx, wh, r, z, n, un, hs, before = ctx.saved_tensors
-        (b, t, d), pair = hs.shape, 4//xs.element_size()
-        panels = wh.view(3*d//pair, pair, d//32, 32).permute(2, 0, 3, 1).contiguous()
-        dh, (gh, gx), dbias = dh.clone(memory_format=torch.contiguous_format), (xs.new_empty(b*t, 3*d) for _ in range(2)), hs.new_zeros(3, d)
-        call(_gru_lib(xs.dtype).gru_backward, dhs.contiguous(), h0.contiguous(), hs, r, z, n, un, panels, xs.new_empty(2, b, 3*d), dh, gh, gx, dbias, b, t, d)
-        grads = ((g.T@y).view(3, d, d).to(hs.dtype) for g, y in ((gx, xs), (gh, before.view(b*t, d))))
-        return (gx@wx).view(b, t, d).to(hs.dtype), dh, *grads, dbias, None
+        (b, t, d), pair = hs.shape, 4 // xs.element_size()
+        panels = wh.view(3 * d // pair, pair, d // 32, 32).permute(2, 0, 3, 1).contiguous()
+        dh, (gh, gx), dbias = (
+            dh.clone(memory_format=torch.contiguous_format),
+            (xs.new_empty(b * t, 3 * d) for _ in range(2)),
+            hs.new_zeros(3, d),
+        )
+        call(
+            _gru_lib(xs.dtype).gru_backward,
+            dhs.contiguous(),
+            h0.contiguous(),
+            hs,
+            r,
+            z,
+            n,
+            un,
+            panels,
+            xs.new_empty(2, b, 3 * d),
+            dh,
+            gh,
+            gx,
+            dbias,
+            b,
+            t,
+            d,
+        )
+        grads = ((g.T @ y).view(3, d, d).to(hs.dtype) for g, y in ((gx, xs), (gh, before.view(b * t, d))))
+        return (gx @ wx).view(b, t, d).to(hs.dtype), dh, *grads, dbias, None
 
 # %% ../nbs/04_recurrence.ipynb #c020
 def _on_card(form: str, x, h, Wx, Wh, bias):
@@ -188,58 +226,70 @@ def _on_card(form: str, x, h, Wx, Wh, bias):
     with torch.autocast(x.device.type, torch.float16, enabled=form == 'half'):
         return (gru_loop if form == 'loop' else gru_library)(x.to(Wx.dtype), h, Wx, Wh, bias)
 
+
 def gru_trial(
-    form: str,            # 'half': fp16, 'single': fp32, 'loop': token by token in fp32
+    form: str,  # 'half': fp16, 'single': fp32, 'loop': token by token in fp32
     device: torch.device,
-    d: int=512,           # units
-    small=(2, 33),        # (b, t) of the case whose numbers are compared with the loop
-    large=(16, 64),       # (b, t) of the case that is timed; None: none is
-)->float:                 # milliseconds, forward and backward
+    d: int = 512,  # units
+    small=(2, 33),  # (b, t) of the case whose numbers are compared with the loop
+    large=(16, 64),  # (b, t) of the case that is timed; None: none is
+) -> float:  # milliseconds, forward and backward
     "The trial of one form; raises where it fails or is wrong."
+
     def inputs(b, t):
-        r = lambda *s: (torch.randn(*s, device=device)*s[-1]**-.5).requires_grad_()
+        r = lambda *s: (torch.randn(*s, device=device) * s[-1] ** -0.5).requires_grad_()
         return [r(b, t, d), r(b, d), r(3, d, d), r(3, d, d), r(3, d)]
+
     def run(form, xs):
         y, last = _on_card(form, *xs)
         return y, last, *torch.autograd.grad(y.float().sin().sum() + last.float().sum(), xs)
+
     torch.manual_seed(0)
     xs = inputs(*small)
-    compare(run(form, xs), run('loop', xs), .01 if form == 'half' else .003)   # cuDNN takes tf32 for fp32 on newer cards
-    if not large: return 0.
+    compare(
+        run(form, xs), run('loop', xs), 0.01 if form == 'half' else 0.003
+    )  # cuDNN takes tf32 for fp32 on newer cards
+    if not large:
+        return 0.0
     xs = inputs(*large)
     return milliseconds(lambda: run(form, xs), device)
 
-def gru_job(device: torch.device, half: bool)->Job:
-    "The choice of the GRU's form on a card; `half`: fp16 is allowed."
-    return Job(Part('gru', 'i3nb.recurrence:gru_trial'), ('half',)*half + ('single',), 'loop', ())
 
-def gru(x, h, Wx, Wh, bias)->tuple:
+def gru_job(device: torch.device, half: bool) -> Job:
+    "The choice of the GRU's form on a card; `half`: fp16 is allowed."
+    return Job(Part('gru', 'i3nb.recurrence:gru_trial'), ('half',) * half + ('single',), 'loop', ())
+
+
+def gru(x, h, Wx, Wh, bias) -> tuple:
     "States (b, t, d) and last state (b, d) of the GRU, by the fastest form for the device and type of `x`."
     low = compute_dtype(x)
     if x.is_cuda:
         half = low == torch.float16 and torch.is_autocast_enabled('cuda')
         return _on_card(form_for('gru', gru_job, x.device, half), x, h, Wx, Wh, bias)
     fits = Wx.dtype in (torch.float32, low) and low in (torch.float32, torch.bfloat16) and x.shape[-1] % 32 == 0
-    if fits and _gru_lib(low) is not None: return _CompiledGRU.apply(x.float(), h, Wx, Wh, bias, low)
-    with torch.autocast(x.device.type, enabled=False): return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
+    if fits and _gru_lib(low) is not None:
+        return _CompiledGRU.apply(x.float(), h, Wx, Wh, bias, low)
+    with torch.autocast(x.device.type, enabled=False):
+        return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
 
 # %% ../nbs/04_recurrence.ipynb #c028
 def causal_conv(
-    s: torch.Tensor,    # (b, t, c) input
-    past: torch.Tensor, # (b, k-1, c) the inputs before it
-    w: torch.Tensor,    # (c, k) filter of each channel, oldest first
-    bias: torch.Tensor, # (c,)
-)->tuple:               # output (b, t, c), the last k-1 inputs (b, k-1, c)
+    s: torch.Tensor,  # (b, t, c) input
+    past: torch.Tensor,  # (b, k-1, c) the inputs before it
+    w: torch.Tensor,  # (c, k) filter of each channel, oldest first
+    bias: torch.Tensor,  # (c,)
+) -> tuple:  # output (b, t, c), the last k-1 inputs (b, k-1, c)
     "Filter every channel causally with its own `k` weights."
     t, k = s.shape[1], w.shape[1]
-    padded = torch.cat([past.to(s.dtype), s], 1)                           # (b, t+k-1, c)
+    padded = torch.cat([past.to(s.dtype), s], 1)  # (b, t+k-1, c)
     w = w.to(s.dtype)
-    out = bias.to(s.dtype) + padded[:, :t]*w[:, 0]
-    for j in range(1, k): out = torch.addcmul(out, padded[:, j:j+t], w[:, j])
+    out = bias.to(s.dtype) + padded[:, :t] * w[:, 0]
+    for j in range(1, k):
+        out = torch.addcmul(out, padded[:, j : j + t], w[:, j])
     return out, padded[:, t:]
 
 # %% ../nbs/04_recurrence.ipynb #c032
-_C_CONV = r'''
+_C_CONV = r"""
 #define ROW(t) ((t) < 0 ? past + (b*(TAPS-1) + (t) + TAPS-1)*C : s + (b*T + (t))*C)
 /* s: (b, t, c); past: (b, TAPS-1, c); w: (TAPS, c) */
 void conv_silu(const low *s, const low *past, const f *w, const f *bias, low *u, L B, L T, L C) {
@@ -277,13 +327,16 @@ void conv_silu_backward(const low *s, const low *past, const f *w, const f *bias
         }
     }
 }
-'''
+"""
 
 # %% ../nbs/04_recurrence.ipynb #c033
-def _conv_lib(s, k): return compile_c(_C_CONV, (f'TAPS={k}', f'LOW={int(s.dtype == torch.bfloat16)}'))
+def _conv_lib(s, k):
+    return compile_c(_C_CONV, (f'TAPS={k}', f'LOW={int(s.dtype == torch.bfloat16)}'))
+
 
 class _CompiledConv(Function):
     "Convolution and silu in C; `s` in fp32 or bf16."
+
     @staticmethod
     def forward(ctx, s, past, w, bias):
         s, past, wT, u = s.contiguous(), past.to(s.dtype).contiguous(), w.T.contiguous(), s.new_empty(s.shape)
@@ -294,68 +347,98 @@ class _CompiledConv(Function):
     @staticmethod
     def backward(ctx, du):
         s, past, wT, bias = ctx.saved_tensors
-        ds, dpast, dwT, dbias = torch.empty_like(s), torch.empty_like(past), torch.zeros_like(wT), torch.zeros_like(bias)
-        call(_conv_lib(s, len(wT)).conv_silu_backward, s, past, wT, bias, du.contiguous(), ds, dpast, dwT, dbias, torch.zeros_like(wT), *s.shape)
+        ds, dpast, dwT, dbias = (
+            torch.empty_like(s),
+            torch.empty_like(past),
+            torch.zeros_like(wT),
+            torch.zeros_like(bias),
+        )
+        call(
+            _conv_lib(s, len(wT)).conv_silu_backward,
+            s,
+            past,
+            wT,
+            bias,
+            du.contiguous(),
+            ds,
+            dpast,
+            dwT,
+            dbias,
+            torch.zeros_like(wT),
+            *s.shape,
+        )
         return ds, dpast.float(), dwT.T, dbias
 
 # %% ../nbs/04_recurrence.ipynb #c035
 def conv_silu(
-    s: torch.Tensor,    # (b, t, c) input
-    past: torch.Tensor, # (b, k-1, c) the inputs before it, fp32
-    w: torch.Tensor,    # (c, k) filter of each channel, oldest first
-    bias: torch.Tensor, # (c,)
-)->tuple:               # output (b, t, c), the last k-1 inputs (b, k-1, c)
+    s: torch.Tensor,  # (b, t, c) input
+    past: torch.Tensor,  # (b, k-1, c) the inputs before it, fp32
+    w: torch.Tensor,  # (c, k) filter of each channel, oldest first
+    bias: torch.Tensor,  # (c,)
+) -> tuple:  # output (b, t, c), the last k-1 inputs (b, k-1, c)
     "`causal_conv`, then silu."
     fits = s.device.type == 'cpu' and s.dtype in (torch.float32, torch.bfloat16) and w.dtype == torch.float32
     if not fits or _conv_lib(s, w.shape[1]) is None:
         out, past = causal_conv(s, past, w, bias)
         return F.silu(out), past
     t, k = s.shape[1], w.shape[1]
-    return _CompiledConv.apply(s, past, w, bias), torch.cat([past.to(s.dtype), s[:, max(0, t-k+1):]], 1)[:, 1-k:]
+    return _CompiledConv.apply(s, past, w, bias), torch.cat([past.to(s.dtype), s[:, max(0, t - k + 1) :]], 1)[
+        :, 1 - k :
+    ]
 
 # %% ../nbs/04_recurrence.ipynb #c038
 class HybridState(NamedTuple):
     "What a block remembers of the tokens it has read; its size does not depend on their number."
-    h: torch.Tensor     # (b, d) GRU state
+
+    h: torch.Tensor  # (b, d) GRU state
     conv: torch.Tensor  # (b, d_conv-1, c) last inputs of the convolution
-    ssm: torch.Tensor   # (b, c, n) scan state
+    ssm: torch.Tensor  # (b, c, n) scan state
+
 
 class GRUMambaHybrid(nn.Module):
     "GRU gating feeding Mamba dynamics (i3-300M paper, section 2.1; i3-RedHerring, section 2.1)."
+
     def __init__(self, cfg: I3Config):
         super().__init__()
         d, c, n, r = cfg.d_model, cfg.d_inner, cfg.d_state, cfg.dt_rank
         self.dt_rank, self.d_state = r, n
-        self.weight_x, self.weight_h = (nn.Parameter(torch.empty(3, d, d).uniform_(-d**-.5, d**-.5)) for _ in range(2))
+        self.weight_x, self.weight_h = (
+            nn.Parameter(torch.empty(3, d, d).uniform_(-(d**-0.5), d**-0.5)) for _ in range(2)
+        )
         self.bias = nn.Parameter(torch.zeros(3, d))
         self.in_proj = nn.Linear(d, c)
-        self.conv_weight, self.conv_bias = nn.Parameter(torch.empty(c, cfg.d_conv).uniform_(-.5, .5)), nn.Parameter(torch.zeros(c))
-        self.select = nn.Linear(c, r+2*n, bias=False)
+        self.conv_weight, self.conv_bias = (
+            nn.Parameter(torch.empty(c, cfg.d_conv).uniform_(-0.5, 0.5)),
+            nn.Parameter(torch.zeros(c)),
+        )
+        self.select = nn.Linear(c, r + 2 * n, bias=False)
         self.dt_proj = nn.Linear(r, c)
-        self.A_log = nn.Parameter(torch.arange(1, n+1).float().log().repeat(c, 1))
+        self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(c, 1))
         self.D = nn.Parameter(torch.ones(c))
         self.out_proj = nn.Linear(c, d, bias=False)
-        nn.init.uniform_(self.dt_proj.weight, -r**-.5, r**-.5)
-        delta = torch.exp(torch.rand(c)*(math.log(.1)-math.log(.001)) + math.log(.001))
-        with torch.no_grad(): self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # softplus of it is delta
+        nn.init.uniform_(self.dt_proj.weight, -(r**-0.5), r**-0.5)
+        delta = torch.exp(torch.rand(c) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # softplus of it is delta
 
-    def zero_state(self, x: torch.Tensor)->HybridState:
+    def zero_state(self, x: torch.Tensor) -> HybridState:
         "The state before any token, for the batch of `x`."
         (c, n), k = self.A_log.shape, self.conv_weight.shape[1]
         zeros = lambda *s: torch.zeros(x.shape[0], *s, device=x.device)
-        return HybridState(zeros(self.bias.shape[1]), zeros(k-1, c), zeros(c, n))
+        return HybridState(zeros(self.bias.shape[1]), zeros(k - 1, c), zeros(c, n))
 
-    def forward(self,
-        x: torch.Tensor,                # (b, t, d) normalised residual stream
-        state: HybridState|None=None,   # memory of the tokens before `x`
-        want_state: bool=False,         # return the memory after `x`
-    )->tuple:                           # y (b, t, d), new state or None
+    def forward(
+        self,
+        x: torch.Tensor,  # (b, t, d) normalised residual stream
+        state: HybridState | None = None,  # memory of the tokens before `x`
+        want_state: bool = False,  # return the memory after `x`
+    ) -> tuple:  # y (b, t, d), new state or None
         "Read `x` after what `state` remembers."
         h0, past, ssm0 = state or self.zero_state(x)
         hs, h = gru(x, h0.to(self.bias.dtype), self.weight_x, self.weight_h, self.bias)  # (b, t, d)
-        s = self.in_proj(x + hs.to(x.dtype))                                      # (b, t, c)
-        u, past = conv_silu(s, past, self.conv_weight, self.conv_bias)            # (b, t, c)
+        s = self.in_proj(x + hs.to(x.dtype))  # (b, t, c)
+        u, past = conv_silu(s, past, self.conv_weight, self.conv_bias)  # (b, t, c)
         dt, B, C = self.select(u).split([self.dt_rank, self.d_state, self.d_state], -1)
-        delta = F.softplus(self.dt_proj(dt).float())                              # (b, t, c)
+        delta = F.softplus(self.dt_proj(dt).float())  # (b, t, c)
         y, ssm = selective_scan(u, delta, -torch.exp(self.A_log), B, C, self.D, ssm0)
         return self.out_proj(y), HybridState(h, past.float().clone(), ssm) if want_state else None

@@ -6,7 +6,12 @@
 __all__ = ['Way', 'rehearse', 'end_family', 'try_way', 'multiplies', 'try_forms', 'easier_ways', 'find_way']
 
 # %% ../nbs/13b_rehearsal.ipynb #x003
-import json, math, os, subprocess, sys, tempfile
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import psutil
@@ -20,103 +25,126 @@ from .trainer import Trainer, TrainSettings, World, card_jobs, run_processes
 @dataclass(frozen=True)
 class Way:
     "How a run computes."
+
     preset: str
-    device: str = 'cuda'           # 'cuda' or 'cpu'
+    device: str = 'cuda'  # 'cuda' or 'cpu'
     processes: int = 1
     precision: str = 'fp32'
-    batch_size: int = 16           # sequences a step, over all processes
-    micro_batch: int = 16          # sequences computed at once
+    batch_size: int = 16  # sequences a step, over all processes
+    micro_batch: int = 16  # sequences computed at once
     recompute: bool = False
-    graphs: bool|None = None       # steps are recorded; None: whatever is faster
-    plain: bool = False            # no kernels of our own, only PyTorch's operations
+    graphs: bool | None = None  # steps are recorded; None: whatever is faster
+    plain: bool = False  # no kernels of our own, only PyTorch's operations
 
-    def args(self)->list:
+    def args(self) -> list:
         "Arguments of `i3nb_train` that say the same."
-        names = ['preset', 'device', 'precision', 'batch_size', 'micro_batch'] + ['processes']*(self.processes > 1)
+        names = ['preset', 'device', 'precision', 'batch_size', 'micro_batch'] + ['processes'] * (self.processes > 1)
         values = [part for name in names for part in (f'--{name}', str(getattr(self, name)))]
-        flags = ['--recompute']*self.recompute + ['--graphs']*(self.graphs is True) + ['--eager']*(self.graphs is False)
+        flags = (
+            ['--recompute'] * self.recompute
+            + ['--graphs'] * (self.graphs is True)
+            + ['--eager'] * (self.graphs is False)
+        )
         return values + flags
 
-    def env(self)->dict:
+    def env(self) -> dict:
         "Variables of the training process that say the rest."
         return dict(I3NB_PLAIN='1') if self.plain else {}
 
 # %% ../nbs/13b_rehearsal.ipynb #x009
 def rehearse(
     way: Way,
-    folder,       # for data and result; emptied by the caller
-    steps: int=3,
-)->dict:          # milliseconds of the fastest step after the first, losses, peak memory in GB, whether it was recorded
+    folder,  # for data and result; emptied by the caller
+    steps: int = 3,
+) -> dict:  # milliseconds of the fastest step after the first, losses, peak memory in GB, whether it was recorded
     "Take some training steps with a model of two layers, in this process or as one of a `World`."
     cfg = I3Config.preset(way.preset, n_hybrid=1, n_attn=1, checkpoint=way.recompute)
     world = World(way.device)
-    data = world.one_by_one(lambda: prepare('synthetic:300', None, Path(folder)/'cache', 300, progress=False))
+    data = world.one_by_one(lambda: prepare('synthetic:300', None, Path(folder) / 'cache', 300, progress=False))
     same = {k: getattr(way, k) for k in ('batch_size', 'micro_batch', 'precision', 'graphs')}
     settings = TrainSettings(iters=steps, eval_every=0, checkpoint_every=0, **same)
-    trainer = Trainer(cfg, data, Path(folder)/'run', settings, progress=False, world=world)
+    trainer = Trainer(cfg, data, Path(folder) / 'run', settings, progress=False, world=world)
     trainer.telemetry.start()
     rows = [trainer.train_step() for _ in range(steps)]
     losses = [row['loss'] for row in rows]
     finite = all(map(math.isfinite, losses)) and all(p.isfinite().all().item() for p in trainer.model.parameters())
-    if not finite: raise ArithmeticError(f'losses {losses}, or a weight, are not finite')
+    if not finite:
+        raise ArithmeticError(f'losses {losses}, or a weight, are not finite')
     world.close()
-    ms = min(1e3*way.batch_size*cfg.context/row['tokens_per_s'] for row in rows[1:])
+    ms = min(1e3 * way.batch_size * cfg.context / row['tokens_per_s'] for row in rows[1:])
     recorded = bool(trainer.graphed and trainer.graphed.recorder)
     return dict(ms=ms, losses=losses, skipped=trainer.skipped, peak_gb=rows[-1].get('mem_peak_gb'), recorded=recorded)
 
+
 _VARIABLE = 'I3NB_REHEARSAL'
+
 
 def _program():
     "What a rehearsal's process does: it starts the others if there are to be several, else it computes."
     job = json.loads(os.environ[_VARIABLE])
     way = Way(**job['way'])
-    if way.processes > 1 and 'RANK' not in os.environ: sys.exit(run_processes(_command(), way.processes, grace=5.))
+    if way.processes > 1 and 'RANK' not in os.environ:
+        sys.exit(run_processes(_command(), way.processes, grace=5.0))
     result = rehearse(way, job['folder'])
-    if os.environ.get('RANK', '0') == '0': (Path(job['folder'])/'result.json').write_text(json.dumps(result))
+    if os.environ.get('RANK', '0') == '0':
+        (Path(job['folder']) / 'result.json').write_text(json.dumps(result))
 
-def _command(name: str='_program')->list:
+
+def _command(name: str = '_program') -> list:
     "The command that runs a program of this chapter."
     return [sys.executable, '-W', 'ignore', '-c', f'from i3nb.rehearsal import {name}; {name}()']
 
 # %% ../nbs/13b_rehearsal.ipynb #x011
-def end_family(pid: int, patience: float=3.):
+def end_family(pid: int, patience: float = 3.0):
     "End a process and all that it started: politely, then not."
-    try: family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
-    except psutil.NoSuchProcess: return
+    try:
+        family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    except psutil.NoSuchProcess:
+        return
     for p in family:
-        try: p.terminate()
-        except psutil.NoSuchProcess: pass
+        try:
+            p.terminate()
+        except psutil.NoSuchProcess:
+            pass
     for p in psutil.wait_procs(family, patience)[1]:
-        try: p.kill()
-        except psutil.NoSuchProcess: pass
+        try:
+            p.kill()
+        except psutil.NoSuchProcess:
+            pass
 
-def _run(name: str, job: dict, env: dict, timeout: float)->tuple:
+
+def _run(name: str, job: dict, env: dict, timeout: float) -> tuple:
     "Run a program of this chapter in `job['folder']`; its result or None, and what went wrong."
     folder = Path(job['folder'])
     env = {k: v for k, v in env.items() if k not in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')} | {_VARIABLE: json.dumps(job)}
     env['PYTHONPATH'] = library_path(env)
     quiet = dict(stdin=subprocess.DEVNULL, cwd=folder)
-    with open(folder/'log', 'wb') as log: p = subprocess.Popen(_command(name), env=env, stdout=log, stderr=log, **quiet)
-    try: status = p.wait(timeout)
+    with open(folder / 'log', 'wb') as log:
+        p = subprocess.Popen(_command(name), env=env, stdout=log, stderr=log, **quiet)
+    try:
+        status = p.wait(timeout)
     except subprocess.TimeoutExpired:
         end_family(p.pid)
         p.wait()
         return None, f'it did not end within {timeout:.0f} seconds'
-    if not status and (folder/'result.json').exists(): return json.loads((folder/'result.json').read_text()), None
-    return None, _last_words(status, (folder/'log').read_text(errors='replace'))
+    if not status and (folder / 'result.json').exists():
+        return json.loads((folder / 'result.json').read_text()), None
+    return None, _last_words(status, (folder / 'log').read_text(errors='replace'))
 
-def _last_words(status: int, log: str)->str:
+
+def _last_words(status: int, log: str) -> str:
     "How a process ended, and its last error."
     lines = [l.strip() for l in log.splitlines() if l.strip()]
     errors = [l for l in lines if 'Error' in l or 'error:' in l]
     ended = f'ended by signal {-status}' if status < 0 else f'ended with status {status}'
-    return f"{ended}: {(errors or lines or ['no word'])[-1][:250]}"
+    return f'{ended}: {(errors or lines or ["no word"])[-1][:250]}'
+
 
 def try_way(
     way: Way,
-    env: dict=None,        # of the training process; default: this process's
-    timeout: float=240.,   # seconds
-)->dict:                   # as from `rehearse`, or `why` it failed
+    env: dict = None,  # of the training process; default: this process's
+    timeout: float = 240.0,  # seconds
+) -> dict:  # as from `rehearse`, or `why` it failed
     "A rehearsal in processes of its own."
     env = {**(os.environ if env is None else env), **way.env()}
     with tempfile.TemporaryDirectory(prefix='i3nb-rehearsal-') as folder:
@@ -124,28 +152,35 @@ def try_way(
     return result or dict(why=why)
 
 # %% ../nbs/13b_rehearsal.ipynb #x017
-def multiplies(device)->bool:
+def multiplies(device) -> bool:
     "Whether a device computes a product in fp16 right. Its sum is more than fp16 can hold, so fp32 adds it up."
     ones = torch.ones(64, 64, device=device, dtype=torch.float16)
-    return (ones@ones).float().sum().item() == 64**3
+    return (ones @ ones).float().sum().item() == 64**3
+
 
 def _try_forms():
     "What the process does that tries the forms."
     job, said = json.loads(os.environ[_VARIABLE]), []
     way, device = Way(**job['way']), torch.device('cuda', 0)
     cards = [multiplies(f'cuda:{i}') for i in range(way.processes)]
-    if not all(cards): raise ArithmeticError(f'of {len(cards)} cards, {sum(cards)} multiply right')
+    if not all(cards):
+        raise ArithmeticError(f'of {len(cards)} cards, {sum(cards)} multiply right')
     jobs = card_jobs(I3Config.preset(way.preset), device, way.precision)
     results = ready(jobs, device, say=said.append)
-    outcome = dict(said=said, results={j.key: results[j.key] for j in jobs}, last={j.key: j.last for j in jobs},
-        choices={j.key: choose(j, device) for j in jobs})
-    (Path(job['folder'])/'result.json').write_text(json.dumps(outcome))
+    outcome = dict(
+        said=said,
+        results={j.key: results[j.key] for j in jobs},
+        last={j.key: j.last for j in jobs},
+        choices={j.key: choose(j, device) for j in jobs},
+    )
+    (Path(job['folder']) / 'result.json').write_text(json.dumps(outcome))
+
 
 def try_forms(
     way: Way,
-    env: dict=None,       # of the training process
-    timeout: float=400.,  # seconds
-)->dict:                  # `results`, `choices` and `said`, or `why` nothing could be tried
+    env: dict = None,  # of the training process
+    timeout: float = 400.0,  # seconds
+) -> dict:  # `results`, `choices` and `said`, or `why` nothing could be tried
     "Let the card's kernels prove themselves; the outcome is kept where training finds it."
     env = dict(os.environ if env is None else env)
     with tempfile.TemporaryDirectory(prefix='i3nb-forms-') as folder:
@@ -155,7 +190,7 @@ def try_forms(
 # %% ../nbs/13b_rehearsal.ipynb #x020
 def easier_ways(
     way: Way,
-):            # pairs: what is given up, and the way without it
+):  # pairs: what is given up, and the way without it
     "Ways that ask less and less of a machine, in order."
     if way.graphs is not False:
         way = replace(way, graphs=False)
@@ -167,26 +202,30 @@ def easier_ways(
         way = replace(way, processes=1)
         yield 'the other cards: one card computes all sequences, in about as many times the time', way
     if way.precision != 'fp32':
-        smaller = next(m for m in range(max(1, way.micro_batch//2), 0, -1) if way.batch_size % m == 0)
+        smaller = next(m for m in range(max(1, way.micro_batch // 2), 0, -1) if way.batch_size % m == 0)
         way = replace(way, precision='fp32', micro_batch=smaller)
         yield 'products in 16 bits: fp32 takes more memory and several times as long', way
 
+
 def find_way(
-    way: Way,               # as planned
-    env: dict=None,         # of the training process
+    way: Way,  # as planned
+    env: dict = None,  # of the training process
     try_way=try_way,
     say=lambda line: None,  # told of each attempt
-)->dict:                    # `way` that serves or None, `step` as from `rehearse`, `given_up`, and what `failed`
+) -> dict:  # `way` that serves or None, `step` as from `rehearse`, `given_up`, and what `failed`
     "Rehearse the planned way, recorded and not where that is open; if neither works, easier ones until one does."
     failed, given_up, passed = [], [], []
     is_open = way.graphs is None and way.device == 'cuda' and way.processes == 1 and not way.recompute
-    for graphs in ((False, True) if is_open else (way.graphs or False,)):
+    for graphs in (False, True) if is_open else (way.graphs or False,):
         planned = replace(way, graphs=graphs)
         say('rehearsing three steps' + (', recorded' if graphs else ''))
         step = try_way(planned, env)
-        if 'ms' in step and (not graphs or step['recorded']): passed.append((step['ms'], planned, step))
-        elif graphs: failed.append(f"recorded steps: {step.get('why', 'this step cannot be recorded')}")
-        else: failed.append(f"as planned: {step['why']}")
+        if 'ms' in step and (not graphs or step['recorded']):
+            passed.append((step['ms'], planned, step))
+        elif graphs:
+            failed.append(f'recorded steps: {step.get("why", "this step cannot be recorded")}')
+        else:
+            failed.append(f'as planned: {step["why"]}')
     if passed:
         _, served, step = min(passed, key=lambda p: p[0])
         return dict(way=asdict(served), step=step, given_up=given_up, failed=failed)
@@ -194,6 +233,7 @@ def find_way(
         given_up.append(what)
         say(f'rehearsing without {what}')
         step = try_way(easier, env)
-        if 'ms' in step: return dict(way=asdict(easier), step=step, given_up=given_up, failed=failed)
-        failed.append(f"without {what.partition(':')[0]}: {step['why']}")
+        if 'ms' in step:
+            return dict(way=asdict(easier), step=step, given_up=given_up, failed=failed)
+        failed.append(f'without {what.partition(":")[0]}: {step["why"]}')
     return dict(way=None, step=None, given_up=given_up, failed=failed)

@@ -12,14 +12,14 @@ from .native import call, compile_c
 
 # %% ../nbs/03_scan.ipynb #c006
 def scan_loop(
-    u: torch.Tensor,      # (b, t, c) input
+    u: torch.Tensor,  # (b, t, c) input
     delta: torch.Tensor,  # (b, t, c) step sizes, positive
-    A: torch.Tensor,      # (c, n) decay rates, negative
-    B: torch.Tensor,      # (b, t, n) input weights
-    C: torch.Tensor,      # (b, t, n) output weights
-    D: torch.Tensor,      # (c,) direct path
-    h0: torch.Tensor,     # (b, c, n) state before the first token
-)->tuple:                 # y (b, t, c), state after the last token (b, c, n)
+    A: torch.Tensor,  # (c, n) decay rates, negative
+    B: torch.Tensor,  # (b, t, n) input weights
+    C: torch.Tensor,  # (b, t, n) output weights
+    D: torch.Tensor,  # (c,) direct path
+    h0: torch.Tensor,  # (b, c, n) state before the first token
+) -> tuple:  # y (b, t, c), state after the last token (b, c, n)
     "The selective scan as a loop over time (Mamba, equations 2a and 2b with the paper's discretisation)."
     h, ys = h0, []
     for t in range(u.shape[1]):
@@ -27,22 +27,25 @@ def scan_loop(
         ys.append(y)
     return torch.stack(ys, 1), h
 
-def scan_step(u, delta, A, B, C, D, h)->tuple:
+
+def scan_step(u, delta, A, B, C, D, h) -> tuple:
     "One token: `u`, `delta` (b, c), `B`, `C` (b, n), state `h` (b, c, n) -> y (b, c), new state."
-    decay = torch.exp(delta[..., None]*A)                       # (b, c, n)
-    h = decay*h + (delta*u)[..., None]*B[:, None, :]            # (b, c, n)
-    return (h*C[:, None, :]).sum(-1) + D*u, h                   # (b, c)
+    decay = torch.exp(delta[..., None] * A)  # (b, c, n)
+    h = decay * h + (delta * u)[..., None] * B[:, None, :]  # (b, c, n)
+    return (h * C[:, None, :]).sum(-1) + D * u, h  # (b, c)
 
 # %% ../nbs/03_scan.ipynb #c010
 class _SegmentedScan(Function):
     "The scan in plain PyTorch; keeps one state a segment and recomputes the others."
+
     SEGMENT = 16
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, h0):
         h, kept, y = h0, [], torch.empty_like(u)
         for t in range(u.shape[1]):
-            if t % _SegmentedScan.SEGMENT == 0: kept.append(h)
+            if t % _SegmentedScan.SEGMENT == 0:
+                kept.append(h)
             y[:, t], h = scan_step(u[:, t], delta[:, t], A, B[:, t], C[:, t], D, h)
         ctx.save_for_backward(u, delta, A, B, C, D, torch.stack(kept))
         return y, h
@@ -51,27 +54,28 @@ class _SegmentedScan(Function):
     def backward(ctx, dy, g):
         u, delta, A, B, C, D, kept = ctx.saved_tensors
         du, ddelta, dB, dC = map(torch.empty_like, (u, delta, B, C))
-        dA, dD = torch.zeros_like(A), (dy*u).sum((0, 1))
+        dA, dD = torch.zeros_like(A), (dy * u).sum((0, 1))
         for i in reversed(range(len(kept))):
-            s = slice(i*_SegmentedScan.SEGMENT, (i+1)*_SegmentedScan.SEGMENT)
-            decay = torch.exp(delta[:, s, :, None]*A)                            # (b, s, c, n)
-            h = [kept[i]]                                                        # h[j] is the state before token j
-            for j, (x, w) in enumerate(zip((delta*u)[:, s].unbind(1), B[:, s].unbind(1))): h.append(decay[:, j]*h[-1] + x[..., None]*w[:, None])
+            s = slice(i * _SegmentedScan.SEGMENT, (i + 1) * _SegmentedScan.SEGMENT)
+            decay = torch.exp(delta[:, s, :, None] * A)  # (b, s, c, n)
+            h = [kept[i]]  # h[j] is the state before token j
+            for j, (x, w) in enumerate(zip((delta * u)[:, s].unbind(1), B[:, s].unbind(1))):
+                h.append(decay[:, j] * h[-1] + x[..., None] * w[:, None])
             gs = []
             for j in reversed(range(decay.shape[1])):
-                gs.append(g + dy[:, s][:, j, :, None]*C[:, s][:, j, None])       # g_t
-                g = gs[-1]*decay[:, j]
-            gs, h = torch.stack(gs[::-1], 1), torch.stack(h, 1)                  # (b, s, c, n), (b, s+1, c, n)
-            gB, gah = (gs*B[:, s, None]).sum(-1), gs*decay*h[:, :-1]
+                gs.append(g + dy[:, s][:, j, :, None] * C[:, s][:, j, None])  # g_t
+                g = gs[-1] * decay[:, j]
+            gs, h = torch.stack(gs[::-1], 1), torch.stack(h, 1)  # (b, s, c, n), (b, s+1, c, n)
+            gB, gah = (gs * B[:, s, None]).sum(-1), gs * decay * h[:, :-1]
             dC[:, s] = torch.einsum('btc,btcn->btn', dy[:, s], h[:, 1:])
-            dB[:, s] = torch.einsum('btc,btcn->btn', (delta*u)[:, s], gs)
-            du[:, s] = delta[:, s]*gB + D*dy[:, s]
-            ddelta[:, s] = (gah*A).sum(-1) + u[:, s]*gB
+            dB[:, s] = torch.einsum('btc,btcn->btn', (delta * u)[:, s], gs)
+            du[:, s] = delta[:, s] * gB + D * dy[:, s]
+            ddelta[:, s] = (gah * A).sum(-1) + u[:, s] * gB
             dA += torch.einsum('btc,btcn->cn', delta[:, s], gah)
         return du, ddelta, dA, dB, dC, dD, g
 
 # %% ../nbs/03_scan.ipynb #c016
-_C_COMMON = r'''
+_C_COMMON = r"""
 enum { V = N/16, S = 64 };                      /* vectors of 16 states; tokens between kept states */
 typedef f vec __attribute__((vector_size(64)));
 INLINE vec load(const f *p) { vec v; memcpy(&v, p, 64); return v; }
@@ -91,10 +95,10 @@ INLINE f total(vec v) { f a[16], sum = 0; store(a, v); SIMD for (int i = 0; i < 
 /* a thread takes some sequences, or, where there are too few, some channels of all */
 #define SHARE L me = omp_get_thread_num(), team = omp_get_num_threads(), by_batch = B >= team; \
     L b0 = by_batch ? B*me/team : 0, b1 = by_batch ? B*(me + 1)/team : B, c0 = by_batch ? 0 : K*me/team, c1 = by_batch ? K : K*(me + 1)/team;
-'''
+"""
 
 # %% ../nbs/03_scan.ipynb #c018
-_C_FORWARD = r'''
+_C_FORWARD = r"""
 void scan_forward(const low *u, const f *dt, const f *A, const f *Bs, const f *Cs, const f *D, f *state, low *y, f *kept, L B, L T, L K) {
     PARALLEL {
         FLUSH_DENORMALS
@@ -118,10 +122,10 @@ void scan_forward(const low *u, const f *dt, const f *A, const f *Bs, const f *C
         RESTORE_DENORMALS
     }
 }
-'''
+"""
 
 # %% ../nbs/03_scan.ipynb #c020
-_C_BACKWARD = r'''
+_C_BACKWARD = r"""
 void scan_backward(const low *u, const f *dt, const f *A, const f *Bs, const f *Cs, const f *D, const f *kept, const low *dy,
                    low *du, f *ddt, f *dA, f *dB, f *dC, f *dD, f *grad, L B, L T, L K) {
     PARALLEL {
@@ -170,23 +174,31 @@ void scan_backward(const low *u, const f *dt, const f *A, const f *Bs, const f *
         RESTORE_DENORMALS
     }
 }
-'''
+"""
 
 # %% ../nbs/03_scan.ipynb #c022
 _S, _LOG2E = 64, 1.4426950408889634
 
+
 def _scan_lib(u, n: int):
     "The compiled scan for `n` states and inputs like `u`, or None where there is none."
-    if u.device.type != 'cpu' or u.dtype not in (torch.float32, torch.bfloat16) or n % 16: return None
+    if u.device.type != 'cpu' or u.dtype not in (torch.float32, torch.bfloat16) or n % 16:
+        return None
     return compile_c(_C_COMMON + _C_FORWARD + _C_BACKWARD, (f'N={n}', f'LOW={int(u.dtype == torch.bfloat16)}'))
+
 
 class _CompiledScan(Function):
     "The scan in C; `u` in fp32 or bf16, the rest in fp32."
+
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, h0):
         (b, t, c), n = u.shape, A.shape[1]
-        xs = [x.contiguous() for x in (u, delta, A*_LOG2E, B, C, D)]
-        y, h, kept = torch.empty_like(xs[0]), h0.clone(memory_format=torch.contiguous_format), h0.new_empty(b, -(-t//_S), c, n)
+        xs = [x.contiguous() for x in (u, delta, A * _LOG2E, B, C, D)]
+        y, h, kept = (
+            torch.empty_like(xs[0]),
+            h0.clone(memory_format=torch.contiguous_format),
+            h0.new_empty(b, -(-t // _S), c, n),
+        )
         call(_scan_lib(u, n).scan_forward, *xs, h, y, kept, b, t, c)
         ctx.save_for_backward(*xs, kept)
         return y, h
@@ -198,39 +210,66 @@ class _CompiledScan(Function):
         du, ddelta, dh = torch.empty_like(u), torch.empty_like(delta), dh.clone(memory_format=torch.contiguous_format)
         dA, dD = A.new_zeros(k, c, n), A.new_zeros(k, c)
         dB, dC = (B.new_zeros(1 if b >= k else k, b, t, n) for _ in range(2))
-        call(_scan_lib(u, n).scan_backward, u, delta, A, B, C, D, kept, dy.contiguous(), du, ddelta, dA, dB, dC, dD, dh, b, t, c)
+        call(
+            _scan_lib(u, n).scan_backward,
+            u,
+            delta,
+            A,
+            B,
+            C,
+            D,
+            kept,
+            dy.contiguous(),
+            du,
+            ddelta,
+            dA,
+            dB,
+            dC,
+            dD,
+            dh,
+            b,
+            t,
+            c,
+        )
         return du, ddelta, *(x.sum(0) for x in (dA, dB, dC, dD)), dh
 
 # %% ../nbs/03_scan.ipynb #c028
 def selective_scan(
-    u: torch.Tensor,           # (b, t, c) input
-    delta: torch.Tensor,       # (b, t, c) step sizes, positive
-    A: torch.Tensor,           # (c, n) decay rates, negative
-    B: torch.Tensor,           # (b, t, n) input weights
-    C: torch.Tensor,           # (b, t, n) output weights
-    D: torch.Tensor,           # (c,) direct path
-    h0: torch.Tensor|None=None,# (b, c, n) state before the first token; zeros if None
-    form: str='auto',          # 'auto', 'loop', 'segmented', 'compiled', or a card's 'cuda' or 'triton'
-)->tuple:                      # y (b, t, c) in the type of `u`; state after the last token (b, c, n), fp32
+    u: torch.Tensor,  # (b, t, c) input
+    delta: torch.Tensor,  # (b, t, c) step sizes, positive
+    A: torch.Tensor,  # (c, n) decay rates, negative
+    B: torch.Tensor,  # (b, t, n) input weights
+    C: torch.Tensor,  # (b, t, n) output weights
+    D: torch.Tensor,  # (c,) direct path
+    h0: torch.Tensor | None = None,  # (b, c, n) state before the first token; zeros if None
+    form: str = 'auto',  # 'auto', 'loop', 'segmented', 'compiled', or a card's 'cuda' or 'triton'
+) -> tuple:  # y (b, t, c) in the type of `u`; state after the last token (b, c, n), fp32
     "The selective scan (Mamba, section 3) without ever holding (b, t, c, n)."
     with torch.autocast(u.device.type, enabled=False):
-        if h0 is None: h0 = u.new_zeros(u.shape[0], u.shape[2], A.shape[1], dtype=torch.float32)
+        if h0 is None:
+            h0 = u.new_zeros(u.shape[0], u.shape[2], A.shape[1], dtype=torch.float32)
         x = u if u.dtype == torch.bfloat16 else u.float()
-        if form == 'auto': form = _fastest(x, A.shape[1])
+        if form == 'auto':
+            form = _fastest(x, A.shape[1])
         y, h = _form(form)(x if form == 'compiled' else x.float(), *(z.float() for z in (delta, A, B, C, D, h0)))
         return y.to(u.dtype), h
 
-def _fastest(u, n: int)->str:
+
+def _fastest(u, n: int) -> str:
     "The form for inputs like `u` and `n` states."
-    if u.shape[1] == 1: return 'loop'
+    if u.shape[1] == 1:
+        return 'loop'
     if u.is_cuda:
         from .scan_gpu import gpu_form
+
         return gpu_form(u.device, n)
     return 'segmented' if _scan_lib(u, n) is None else 'compiled'
+
 
 def _form(name: str):
     "The function of a form."
     if name in ('cuda', 'triton'):
         from .scan_gpu import scan_gpu
+
         return lambda *xs: scan_gpu(*xs, name)
     return {'loop': scan_loop, 'segmented': _SegmentedScan.apply, 'compiled': _CompiledScan.apply}[name]

@@ -12,29 +12,43 @@ from torch.autograd import Function
 from .cuda_c import launch, nvrtc
 from .forms import Job, Part, compare, form_for, milliseconds
 from .scan import selective_scan
-try: import triton, triton.language as tl
-except ImportError: triton, tl = None, types.SimpleNamespace(constexpr=None)
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton, tl = None, types.SimpleNamespace(constexpr=None)
 
 # %% ../nbs/03b_scan_gpu.ipynb #c007
 def scan_cost(
-    b: int, t: int, c: int, n: int,
-)->dict:  # forward and backward: exponentials, instructions of the arithmetic, bytes that must cross the memory bus
+    b: int,
+    t: int,
+    c: int,
+    n: int,
+) -> dict:  # forward and backward: exponentials, instructions of the arithmetic, bytes that must cross the memory bus
     "What the fused scan has to do, counted from the shapes."
-    states, wide, block = b*t*c*n, 4*b*t*c, _channels(n)
-    narrow, kept, parts = 4*b*t*n, 4*b*c*n*-(-t//KEEP), -(-c//block)*2*4*b*t*n
+    states, wide, block = b * t * c * n, 4 * b * t * c, _channels(n)
+    narrow, kept, parts = 4 * b * t * n, 4 * b * c * n * -(-t // KEEP), -(-c // block) * 2 * 4 * b * t * n
     return dict(
-        forward=dict(exps=states, instructions=5*states, bytes=3*wide + 2*narrow + kept),
-        backward=dict(exps=3*states, instructions=(2*4 + 9)*states, bytes=5*wide + 2*narrow + kept + 2*4*b*c*n*-(-t//PIECE) + 2*parts))
+        forward=dict(exps=states, instructions=5 * states, bytes=3 * wide + 2 * narrow + kept),
+        backward=dict(
+            exps=3 * states,
+            instructions=(2 * 4 + 9) * states,
+            bytes=5 * wide + 2 * narrow + kept + 2 * 4 * b * c * n * -(-t // PIECE) + 2 * parts,
+        ),
+    )
 
-KEEP, PIECE = 64, 8   # tokens between states kept by the forward pass; between those the backward pass makes of them
 
-def _channels(n: int)->int:
+KEEP, PIECE = 64, 8  # tokens between states kept by the forward pass; between those the backward pass makes of them
+
+
+def _channels(n: int) -> int:
     "Channels of a block of threads: so many that its 256 threads hold up to 8 states each."
-    lanes, inside = min(n, 32), -(-n//32)
-    return 8*(32//lanes)*(8//inside if inside > 2 else 4)
+    lanes, inside = min(n, 32), -(-n // 32)
+    return 8 * (32 // lanes) * (8 // inside if inside > 2 else 4)
 
 # %% ../nbs/03b_scan_gpu.ipynb #c013
-_LAYOUT = r'''
+_LAYOUT = r"""
 enum { LN = N < 32 ? N : 32,            // lanes that share a channel's states
        NN = N/LN,                       // states of a channel in one lane
        CC = NN > 2 ? 8/NN : 4,          // channels a lane works on
@@ -53,10 +67,10 @@ __device__ __forceinline__ Me whoami() {
     m.ln = m.lane%LN; m.cj = (m.warp*G + m.lane/LN)*CC;
     return m;
 }
-'''
+"""
 
 # %% ../nbs/03b_scan_gpu.ipynb #c015
-_HELPERS = r'''
+_HELPERS = r"""
 /* Sum v[0..V) over the lanes of a group; lane l gets the total of v[l % V]. Half of the values change sides at each step. */
 template<int V> __device__ __forceinline__ float fold(float *v, int lane) {
     #pragma unroll
@@ -108,10 +122,10 @@ __device__ __forceinline__ void advance(float (*h)[NN], float (*A)[NN], const fl
         for (int i = 0; i < NN; i++) h[j][i] = exp2f(dj*A[j][i])*h[j][i] + dx*B[i*LN + m.ln];
     }
 }
-'''
+"""
 
 # %% ../nbs/03b_scan_gpu.ipynb #c017
-_FORWARD = r'''
+_FORWARD = r"""
 extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Args q) {
     float *const *p = (float *const *)q.p;
     const float *u = p[0], *delta = p[1], *A = p[2], *B = p[3], *C = p[4], *D = p[5], *h0 = p[6];
@@ -148,10 +162,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(Args q) {
     }
     store(h, hT + m.b*slab, m, c);
 }
-'''
+"""
 
 # %% ../nbs/03b_scan_gpu.ipynb #c019
-_RETREAT = r'''
+_RETREAT = r"""
 /* h, next: my states before and after the token. g and da go on; v gets the sums for du and ddelta of my channels, vB and vC those of my states. */
 __device__ __forceinline__ void retreat(float (*g)[NN], float (*da)[NN], float (*h)[NN], float (*next)[NN], float (*a)[NN], const float *u, const float *d,
                                         const float *e, const float *B, const float *C, float *v, float *vB, float *vC, Me m) {
@@ -196,10 +210,10 @@ __device__ __forceinline__ void add_warps(float (*part)[R][2][N], float *dBC, Me
         if (t < T) dBC[(((long long)blockIdx.x*gridDim.y + m.b)*T + t)*2*N + k%(2*N)] = sum;
     }
 }
-'''
+"""
 
 # %% ../nbs/03b_scan_gpu.ipynb #c021
-_BACKWARD = r'''
+_BACKWARD = r"""
 extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
     float *const *p = (float *const *)q.p;
     const float *u = p[0], *delta = p[1], *A = p[2], *B = p[3], *C = p[4], *D = p[5], *kept = p[6], *dy = p[7], *dhT = p[8];
@@ -261,30 +275,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(Args q) {
     }
     store(da, dA + m.b*slab, m, c); store(g, dh0 + m.b*slab, m, c);
 }
-'''
+"""
 CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _RETREAT + _BACKWARD
 
 # %% ../nbs/03b_scan_gpu.ipynb #c027
 def _launch_cuda(
-    name: str,      # 'forward' or 'backward'
+    name: str,  # 'forward' or 'backward'
     tensors: list,  # contiguous, fp32, in the kernel's order: what it reads, what it makes, what it uses in between
 ):
     "Start a kernel of `CUDA_SOURCE` on the current stream."
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
-    made, used = dict(forward=(7, 10), backward=(9, 14))[name]           # where those begin
-    grid, groups = (-(-c//_channels(n)), b), dict(outs=tensors[made:used], scratch=tensors[used:])
+    made, used = dict(forward=(7, 10), backward=(9, 14))[name]  # where those begin
+    grid, groups = (-(-c // _channels(n)), b), dict(outs=tensors[made:used], scratch=tensors[used:])
     launch(CUDA_SOURCE, ('LOW=0', f'N={n}'), f'scan_{name}', grid, 256, tensors[:made], t, c, **groups)
 
 # %% ../nbs/03b_scan_gpu.ipynb #c029
 _LOG2E = 1.4426950408889634
 
+
 class _GpuScan(Function):
     "The scan through two kernels; `launch(name, tensors)` starts them."
+
     @staticmethod
     def forward(ctx, launch, u, delta, A, B, C, D, h0):
         b, t, c = u.shape
-        xs = [x.contiguous() for x in (u, delta, A*_LOG2E, B, C, D, h0)]
-        y, hT, kept = delta.new_empty(u.shape), torch.empty_like(xs[6]), h0.new_empty(b, -(-t//KEEP), *A.shape)
+        xs = [x.contiguous() for x in (u, delta, A * _LOG2E, B, C, D, h0)]
+        y, hT, kept = delta.new_empty(u.shape), torch.empty_like(xs[6]), h0.new_empty(b, -(-t // KEEP), *A.shape)
         launch('forward', [*xs, y, hT, kept])
         ctx.save_for_backward(*xs[:6], kept)
         ctx.launch = launch
@@ -293,152 +309,211 @@ class _GpuScan(Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dhT):
-        u, delta, A, B, C, D, kept = ctx.saved_tensors                  # once: recomputation hands each out only once
+        u, delta, A, B, C, D, kept = ctx.saved_tensors  # once: recomputation hands each out only once
         (b, t, _), (c, n) = u.shape, A.shape
         du, ddelta = (delta.new_empty(u.shape) for _ in range(2))
         dA, dh0 = (kept.new_empty(b, c, n) for _ in range(2))
-        dBC, inner = kept.new_empty(-(-c//_channels(n)), b, t, 2, n), kept.new_empty(b, KEEP//4, c, n)
+        dBC, inner = kept.new_empty(-(-c // _channels(n)), b, t, 2, n), kept.new_empty(b, KEEP // 4, c, n)
         dy = dy.contiguous()
         ctx.launch('backward', [u, delta, A, B, C, D, kept, dy, dhT.contiguous(), du, ddelta, dA, dBC, dh0, inner])
         dB, dC = dBC.sum(0).unbind(2)
-        return None, du, ddelta, dA.sum(0), dB, dC, (dy*u).sum((0, 1)), dh0
+        return None, du, ddelta, dA.sum(0), dB, dC, (dy * u).sum((0, 1)), dh0
+
 
 _LAUNCHERS = dict(cuda=_launch_cuda)
 
+
 def scan_gpu(
-    u, delta, A, B, C, D, h0,  # shapes as for `selective_scan`
-    form='cuda',               # 'cuda', 'triton', or a function that launches
-)->tuple:                      # y (b, t, c), state after the last token (b, c, n); both fp32
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    h0,  # shapes as for `selective_scan`
+    form='cuda',  # 'cuda', 'triton', or a function that launches
+) -> tuple:  # y (b, t, c), state after the last token (b, c, n); both fp32
     "The selective scan with its states on the chip; n must be a power of two from 8 to 128."
     launch = _LAUNCHERS.get(form, form)
-    if form != 'triton': u, delta, B, C = (x.float() for x in (u, delta, B, C))    # Triton's kernel reads any type as it is
+    if form != 'triton':
+        u, delta, B, C = (x.float() for x in (u, delta, B, C))  # Triton's kernel reads any type as it is
     return _GpuScan.apply(launch, u, delta.float(), A.float(), B, C, D.float(), h0.float())
 
 # %% ../nbs/03b_scan_gpu.ipynb #c037
 _jit = triton.jit if triton else lambda f: f
 
+
 @_jit
 def _advance(h, A, u_p, d_p, B_p, row, t, T, c, ch, ok, n, N: tl.constexpr):
     "One token: the state after it."
-    here = ok & (ch*0 + t < T)
-    i = (row + t)*c + ch
-    u, d = tl.load(u_p + i, here, 0.).to(tl.float32), tl.load(d_p + i, here, 0.).to(tl.float32)
-    B = tl.load(B_p + (row + t)*N + n, n*0 + t < T, 0.).to(tl.float32)
-    return tl.exp2(d[:, None]*A)*h + (d*u)[:, None]*B[None]
+    here = ok & (ch * 0 + t < T)
+    i = (row + t) * c + ch
+    u, d = tl.load(u_p + i, here, 0.0).to(tl.float32), tl.load(d_p + i, here, 0.0).to(tl.float32)
+    B = tl.load(B_p + (row + t) * N + n, n * 0 + t < T, 0.0).to(tl.float32)
+    return tl.exp2(d[:, None] * A) * h + (d * u)[:, None] * B[None]
+
 
 @_jit
-def _tri_forward(u_p, d_p, A_p, B_p, C_p, D_p, h0_p, y_p, hT_p, kept_p, T, c, N: tl.constexpr, CB: tl.constexpr, K: tl.constexpr):
-    b, ch, n = tl.program_id(1).to(tl.int64), tl.program_id(0)*CB + tl.arange(0, CB), tl.arange(0, N)
-    ok, row = ch < c, b*T
-    mine, good = ch[:, None]*N + n[None], ok[:, None] & (n < N)[None]
-    A, h = tl.load(A_p + mine, good, 0.), tl.load(h0_p + b*c*N + mine, good, 0.)
-    D = tl.load(D_p + ch, ok, 0.)
+def _tri_forward(
+    u_p, d_p, A_p, B_p, C_p, D_p, h0_p, y_p, hT_p, kept_p, T, c, N: tl.constexpr, CB: tl.constexpr, K: tl.constexpr
+):
+    b, ch, n = tl.program_id(1).to(tl.int64), tl.program_id(0) * CB + tl.arange(0, CB), tl.arange(0, N)
+    ok, row = ch < c, b * T
+    mine, good = ch[:, None] * N + n[None], ok[:, None] & (n < N)[None]
+    A, h = tl.load(A_p + mine, good, 0.0), tl.load(h0_p + b * c * N + mine, good, 0.0)
+    D = tl.load(D_p + ch, ok, 0.0)
     for t in range(T):
-        if t % K == 0: tl.store(kept_p + (b*((T+K-1)//K) + t//K)*c*N + mine, h, good)
+        if t % K == 0:
+            tl.store(kept_p + (b * ((T + K - 1) // K) + t // K) * c * N + mine, h, good)
         h = _advance(h, A, u_p, d_p, B_p, row, t, T, c, ch, ok, n, N)
-        C = tl.load(C_p + (row + t)*N + n).to(tl.float32)
-        u = tl.load(u_p + (row + t)*c + ch, ok, 0.).to(tl.float32)
-        tl.store(y_p + (row + t)*c + ch, tl.sum(h*C[None], 1) + D*u, ok)
-    tl.store(hT_p + b*c*N + mine, h, good)
+        C = tl.load(C_p + (row + t) * N + n).to(tl.float32)
+        u = tl.load(u_p + (row + t) * c + ch, ok, 0.0).to(tl.float32)
+        tl.store(y_p + (row + t) * c + ch, tl.sum(h * C[None], 1) + D * u, ok)
+    tl.store(hT_p + b * c * N + mine, h, good)
 
 # %% ../nbs/03b_scan_gpu.ipynb #c039
 @_jit
-def _retreat(g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t, T, c, ch, ok, n, N: tl.constexpr):
+def _retreat(
+    g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t, T, c, ch, ok, n, N: tl.constexpr
+):
     "One token, backwards: h0 and h1 are the states before and after it."
-    here = ok & (ch*0 + t < T)
-    i = (row + t)*c + ch
-    u, d, e = tl.load(u_p + i, here, 0.).to(tl.float32), tl.load(d_p + i, here, 0.).to(tl.float32), tl.load(dy_p + i, here, 0.)
-    alive = n*0 + t < T
-    B, C = tl.load(B_p + (row + t)*N + n, alive, 0.).to(tl.float32), tl.load(C_p + (row + t)*N + n, alive, 0.).to(tl.float32)
-    gt = g + e[:, None]*C[None]
-    ga = gt*tl.exp2(d[:, None]*A)
-    gah = ga*h0
-    gB = tl.sum(gt*B[None], 1)
-    tl.store(du_p + i, d*gB + D*e, here)
-    tl.store(dd_p + i, tl.sum(gah*A, 1)*0.693147181 + u*gB, here)
-    to = dBC_p + (part + row + t)*2*N + n
-    tl.store(to, tl.sum((d*u)[:, None]*gt, 0), alive)
-    tl.store(to + N, tl.sum(e[:, None]*h1, 0), alive)
-    return ga, dA + d[:, None]*gah
+    here = ok & (ch * 0 + t < T)
+    i = (row + t) * c + ch
+    u, d, e = (
+        tl.load(u_p + i, here, 0.0).to(tl.float32),
+        tl.load(d_p + i, here, 0.0).to(tl.float32),
+        tl.load(dy_p + i, here, 0.0),
+    )
+    alive = n * 0 + t < T
+    B, C = (
+        tl.load(B_p + (row + t) * N + n, alive, 0.0).to(tl.float32),
+        tl.load(C_p + (row + t) * N + n, alive, 0.0).to(tl.float32),
+    )
+    gt = g + e[:, None] * C[None]
+    ga = gt * tl.exp2(d[:, None] * A)
+    gah = ga * h0
+    gB = tl.sum(gt * B[None], 1)
+    tl.store(du_p + i, d * gB + D * e, here)
+    tl.store(dd_p + i, tl.sum(gah * A, 1) * 0.693147181 + u * gB, here)
+    to = dBC_p + (part + row + t) * 2 * N + n
+    tl.store(to, tl.sum((d * u)[:, None] * gt, 0), alive)
+    tl.store(to + N, tl.sum(e[:, None] * h1, 0), alive)
+    return ga, dA + d[:, None] * gah
 
 # %% ../nbs/03b_scan_gpu.ipynb #c041
 @_jit
-def _tri_backward(u_p, d_p, A_p, B_p, C_p, D_p, kept_p, dy_p, dhT_p, du_p, dd_p, dA_p, dBC_p, dh0_p, inner_p, T, c,
-                  N: tl.constexpr, CB: tl.constexpr, K: tl.constexpr):
-    b, ch, n = tl.program_id(1).to(tl.int64), tl.program_id(0)*CB + tl.arange(0, CB), tl.arange(0, N)
-    ok, row = ch < c, b*T
-    part = tl.program_id(0)*tl.num_programs(1).to(tl.int64)*T
-    mine, good = ch[:, None]*N + n[None], ok[:, None] & (n < N)[None]
-    A, g = tl.load(A_p + mine, good, 0.), tl.load(dhT_p + b*c*N + mine, good, 0.)
-    D, dA = tl.load(D_p + ch, ok, 0.), tl.zeros((CB, N), tl.float32)
-    inner_p += b*(K//4)*c*N + mine
-    segments = (T+K-1)//K
+def _tri_backward(
+    u_p,
+    d_p,
+    A_p,
+    B_p,
+    C_p,
+    D_p,
+    kept_p,
+    dy_p,
+    dhT_p,
+    du_p,
+    dd_p,
+    dA_p,
+    dBC_p,
+    dh0_p,
+    inner_p,
+    T,
+    c,
+    N: tl.constexpr,
+    CB: tl.constexpr,
+    K: tl.constexpr,
+):
+    b, ch, n = tl.program_id(1).to(tl.int64), tl.program_id(0) * CB + tl.arange(0, CB), tl.arange(0, N)
+    ok, row = ch < c, b * T
+    part = tl.program_id(0) * tl.num_programs(1).to(tl.int64) * T
+    mine, good = ch[:, None] * N + n[None], ok[:, None] & (n < N)[None]
+    A, g = tl.load(A_p + mine, good, 0.0), tl.load(dhT_p + b * c * N + mine, good, 0.0)
+    D, dA = tl.load(D_p + ch, ok, 0.0), tl.zeros((CB, N), tl.float32)
+    inner_p += b * (K // 4) * c * N + mine
+    segments = (T + K - 1) // K
     for back in range(segments):
         seg = segments - 1 - back
-        t0 = seg*K
-        pieces = (tl.minimum(K, T - t0) + 3)//4
-        h = tl.load(kept_p + (b*segments + seg)*c*N + mine, good, 0.)
+        t0 = seg * K
+        pieces = (tl.minimum(K, T - t0) + 3) // 4
+        h = tl.load(kept_p + (b * segments + seg) * c * N + mine, good, 0.0)
         for p in range(pieces):
-            tl.store(inner_p + p*c*N, h, good)
-            for s in range(4): h = _advance(h, A, u_p, d_p, B_p, row, t0 + 4*p + s, T, c, ch, ok, n, N)
+            tl.store(inner_p + p * c * N, h, good)
+            for s in range(4):
+                h = _advance(h, A, u_p, d_p, B_p, row, t0 + 4 * p + s, T, c, ch, ok, n, N)
         for q in range(pieces):
             p = pieces - 1 - q
-            t = t0 + 4*p
-            h0 = tl.load(inner_p + p*c*N, good, 0.)
+            t = t0 + 4 * p
+            h0 = tl.load(inner_p + p * c * N, good, 0.0)
             h1 = _advance(h0, A, u_p, d_p, B_p, row, t, T, c, ch, ok, n, N)
             h2 = _advance(h1, A, u_p, d_p, B_p, row, t + 1, T, c, ch, ok, n, N)
             h3 = _advance(h2, A, u_p, d_p, B_p, row, t + 2, T, c, ch, ok, n, N)
             h4 = _advance(h3, A, u_p, d_p, B_p, row, t + 3, T, c, ch, ok, n, N)
-            g, dA = _retreat(g, dA, h3, h4, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t + 3, T, c, ch, ok, n, N)
-            g, dA = _retreat(g, dA, h2, h3, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t + 2, T, c, ch, ok, n, N)
-            g, dA = _retreat(g, dA, h1, h2, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t + 1, T, c, ch, ok, n, N)
-            g, dA = _retreat(g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t, T, c, ch, ok, n, N)
-    tl.store(dA_p + b*c*N + mine, dA, good)
-    tl.store(dh0_p + b*c*N + mine, g, good)
+            g, dA = _retreat(
+                g, dA, h3, h4, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t + 3, T, c, ch, ok, n, N
+            )
+            g, dA = _retreat(
+                g, dA, h2, h3, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t + 2, T, c, ch, ok, n, N
+            )
+            g, dA = _retreat(
+                g, dA, h1, h2, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t + 1, T, c, ch, ok, n, N
+            )
+            g, dA = _retreat(
+                g, dA, h0, h1, A, u_p, d_p, B_p, C_p, D, dy_p, du_p, dd_p, dBC_p, row, part, t, T, c, ch, ok, n, N
+            )
+    tl.store(dA_p + b * c * N + mine, dA, good)
+    tl.store(dh0_p + b * c * N + mine, g, good)
 
 # %% ../nbs/03b_scan_gpu.ipynb #c043
 def _launch_triton(name: str, tensors: list):
     "Start a Triton kernel; arguments as for `_launch_cuda`."
     (b, t, c), n = tensors[0].shape, tensors[2].shape[1]
     kernel = dict(forward=_tri_forward, backward=_tri_backward)[name]
-    with torch.cuda.device_of(tensors[0]):                                 # Triton launches on the current device
-        kernel[-(-c//_channels(n)), b](*tensors, t, c, N=n, CB=_channels(n), K=KEEP, num_warps=8)
+    with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+        kernel[-(-c // _channels(n)), b](*tensors, t, c, N=n, CB=_channels(n), K=KEEP, num_warps=8)
+
 
 _LAUNCHERS['triton'] = _launch_triton
 
 # %% ../nbs/03b_scan_gpu.ipynb #c052
 def scan_trial(
-    form: str,              # 'cuda', 'triton' or 'segmented'
+    form: str,  # 'cuda', 'triton' or 'segmented'
     device: torch.device,
-    n: int,                 # states a channel
-    small=(2, 70, 40),      # (b, t, c) of the case whose numbers are compared
-    large=(8, 256, 1024),   # (b, t, c) of the case that is timed; None: none is
-)->float:                   # milliseconds, forward and backward
+    n: int,  # states a channel
+    small=(2, 70, 40),  # (b, t, c) of the case whose numbers are compared
+    large=(8, 256, 1024),  # (b, t, c) of the case that is timed; None: none is
+) -> float:  # milliseconds, forward and backward
     "One form's trial; raises where it fails or is wrong."
+
     def inputs(b, t, c):
         r = lambda *s: torch.randn(*s, device=device)
-        xs = r(b, t, c), r(b, t, c).exp()*.1, -r(c, n).exp(), r(b, t, n), r(b, t, n), r(c), r(b, c, n)
+        xs = r(b, t, c), r(b, t, c).exp() * 0.1, -r(c, n).exp(), r(b, t, n), r(b, t, n), r(c), r(b, c, n)
         return [x.requires_grad_() for x in xs]
+
     def run(form, xs):
         y, h = selective_scan(*xs, form=form)
-        return y, h, *torch.autograd.grad(y.sum() + (h*h).sum(), xs)
+        return y, h, *torch.autograd.grad(y.sum() + (h * h).sum(), xs)
+
     torch.manual_seed(0)
     xs = inputs(*small)
     compare(run(form, xs), run('segmented', xs), 1e-3)
-    if not large: return 0.
+    if not large:
+        return 0.0
     xs = inputs(*large)
     return milliseconds(lambda: run(form, xs), device)
 
+
 def scan_job(
     device: torch.device,  # a CUDA device
-    n: int,                # states a channel
-)->Job:
+    n: int,  # states a channel
+) -> Job:
     "The choice of the scan's form."
     fits = n in (8, 16, 32, 64, 128)
     tritons = fits and triton is not None and torch.cuda.get_device_capability(device) >= (7, 5)
-    forms = ('cuda',)*(fits and nvrtc() is not None) + ('triton',)*tritons
+    forms = ('cuda',) * (fits and nvrtc() is not None) + ('triton',) * tritons
     return Job(Part('scan', 'i3nb.scan_gpu:scan_trial'), forms, 'segmented', (('n', n),))
 
-def gpu_form(device: torch.device, n: int)->str:
+
+def gpu_form(device: torch.device, n: int) -> str:
     "The fastest form that gives right answers on this card: 'cuda', 'triton', or many times slower 'segmented'."
     return form_for('scan', scan_job, device, n)

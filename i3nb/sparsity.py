@@ -10,19 +10,19 @@ from dataclasses import replace
 import torch
 import torch.nn as nn
 from fastcore.basics import patch
-from .core import I3Config, I3Error
 from .attention import MultiPatternAttention
+from .core import I3Config, I3Error
 
 # %% ../nbs/10_sparsity.ipynb #c008
 def sparsity_at(
-    step: float,         # training step, from 0; or any other measure of progress, in one unit with the next two
+    step: float,  # training step, from 0; or any other measure of progress, in one unit with the next two
     final: float = 0.3,  # share of heads removed at the end
-    warmup: float = 100, # dense steps before the first head goes
-    ramp: float = 500,   # steps from 0 to `final`
-) -> float:              # share of heads that shall be off at `step`
+    warmup: float = 100,  # dense steps before the first head goes
+    ramp: float = 500,  # steps from 0 to `final`
+) -> float:  # share of heads that shall be off at `step`
     "Cubic sparsity schedule of Zhu & Gupta (2017), from 0 to `final`."
-    done = min(max((step - warmup)/max(ramp, 1e-9), 0.), 1.)
-    return final*(1 - (1 - done)**3)
+    done = min(max((step - warmup) / max(ramp, 1e-9), 0.0), 1.0)
+    return final * (1 - (1 - done) ** 3)
 
 # %% ../nbs/10_sparsity.ipynb #c020
 def attention_layers(
@@ -31,88 +31,126 @@ def attention_layers(
     "The attention layers of a model, or the list itself."
     mods = model.modules() if isinstance(model, nn.Module) else model
     layers = [m for m in mods if isinstance(m, MultiPatternAttention)]
-    if not layers: raise I3Error(f"{type(model).__name__} holds no MultiPatternAttention layer; sparsity prunes attention heads, use n_attn ≥ 1")
+    if not layers:
+        raise I3Error(
+            f'{type(model).__name__} holds no MultiPatternAttention layer; sparsity prunes attention heads, use n_attn ≥ 1'
+        )
     return layers
+
 
 class ProgressiveSparsity:
     "Watches the heads' importance and masks the least important ones along a cubic schedule."
-    def __init__(self,
-        model,                # model, or list of MultiPatternAttention
-        final: float = 0.3,   # share of all heads to remove in the end
-        warmup: int = 100,    # dense steps
-        ramp: int = 500,      # steps of the cubic ramp
-        ema: float = 0.95,    # memory of the running mean of importance, a step
+
+    def __init__(
+        self,
+        model,  # model, or list of MultiPatternAttention
+        final: float = 0.3,  # share of all heads to remove in the end
+        warmup: int = 100,  # dense steps
+        ramp: int = 500,  # steps of the cubic ramp
+        ema: float = 0.95,  # memory of the running mean of importance, a step
     ):
         self.layers = attention_layers(model)
         self.final, self.warmup, self.ramp, self.ema, self.steps = final, warmup, ramp, ema, 0
         self.total = sum(a.n_heads for a in self.layers)
-        most = 1 - len(self.layers)/self.total
+        most = 1 - len(self.layers) / self.total
         if not 0 <= final <= most:
-            raise I3Error(f"sparsity final={final} is not possible; every layer keeps one head, so use 0 to {most:.2f}")
-        self.score = [torch.zeros(a.n_heads, device=a.head_mask.device) for a in self.layers]   # running mean
-        self.fresh = [torch.zeros_like(s) for s in self.score]                                  # since the last step
+            raise I3Error(f'sparsity final={final} is not possible; every layer keeps one head, so use 0 to {most:.2f}')
+        self.score = [torch.zeros(a.n_heads, device=a.head_mask.device) for a in self.layers]  # running mean
+        self.fresh = [torch.zeros_like(s) for s in self.score]  # since the last step
         self.hooks = [a.out.register_forward_pre_hook(self._watch(i)) for i, a in enumerate(self.layers)]
 
     def close(self):
         "Stop watching."
-        for h in self.hooks: h.remove()
+        for h in self.hooks:
+            h.remove()
 
     @property
     def sparsity(self) -> float:
         "Share of heads that are off now."
-        return sum(int((a.head_mask == 0).sum()) for a in self.layers)/self.total
+        return sum(int((a.head_mask == 0).sum()) for a in self.layers) / self.total
 
-    def __repr__(self): return f"step {self.steps}: {self.sparsity:.1%} of {self.total} heads off, aim {self.final:.0%} after step {self.warmup + self.ramp}"
+    def __repr__(self):
+        return f'step {self.steps}: {self.sparsity:.1%} of {self.total} heads off, aim {self.final:.0%} after step {self.warmup + self.ramp}'
 
 # %% ../nbs/10_sparsity.ipynb #c022
 @patch
 def _watch(self: ProgressiveSparsity, layer: int):
     "A hook that adds up |o·dL/do| of each head of `layer` when the gradient comes by."
+
     def hook(module, args):
-        o = args[0]                                                        # (b, t, h·e)
-        if not (module.training and o.requires_grad): return
+        o = args[0]  # (b, t, h·e)
+        if not (module.training and o.requires_grad):
+            return
         shape, kept = (self.layers[layer].n_heads, -1), o.detach()
-        def add(g): self.fresh[layer] += (kept.float()*g.float()).unflatten(-1, shape).sum(-1).abs().sum((0, 1)).to(self.fresh[layer].device)
+
+        def add(g):
+            self.fresh[layer] += (
+                (kept.float() * g.float()).unflatten(-1, shape).sum(-1).abs().sum((0, 1)).to(self.fresh[layer].device)
+            )
+
         o.register_hook(add)
+
     return hook
 
+
 @patch
-def step(self: ProgressiveSparsity,
+def step(
+    self: ProgressiveSparsity,
     at: float = None,  # place on the schedule, in the unit of `warmup` and `ramp`; None: steps so far
-) -> float:            # share of heads off now
+) -> float:  # share of heads off now
     "Call once per optimizer step, after backward: update importance, follow the schedule."
     for score, fresh in zip(self.score, self.fresh):
         size = fresh.norm()
-        if size.isfinite() and size > 0: score.mul_(self.ema).add_(fresh/size, alpha=1 - self.ema)
+        if size.isfinite() and size > 0:
+            score.mul_(self.ema).add_(fresh / size, alpha=1 - self.ema)
         fresh.zero_()
     self.steps += 1
-    self.prune(round(self.total*sparsity_at(self.steps if at is None else at, self.final, self.warmup, self.ramp)))
+    self.prune(round(self.total * sparsity_at(self.steps if at is None else at, self.final, self.warmup, self.ramp)))
     return self.sparsity
+
 
 @patch
 def prune(self: ProgressiveSparsity, n: int):
     "Switch off the least important heads until `n` are off; every layer keeps one."
-    alive = [(float(s), i, h) for i, (a, score) in enumerate(zip(self.layers, self.score))
-             for h, (s, m) in enumerate(zip(score.tolist(), a.head_mask.tolist())) if m]
+    alive = [
+        (float(s), i, h)
+        for i, (a, score) in enumerate(zip(self.layers, self.score))
+        for h, (s, m) in enumerate(zip(score.tolist(), a.head_mask.tolist()))
+        if m
+    ]
     left = [sum(i == j for _, j, _ in alive) for i in range(len(self.layers))]
     off = self.total - len(alive)
     for _, i, h in sorted(alive):
-        if off >= n: return
-        if left[i] > 1: self.layers[i].head_mask[h] = 0; left[i] -= 1; off += 1
+        if off >= n:
+            return
+        if left[i] > 1:
+            self.layers[i].head_mask[h] = 0
+            left[i] -= 1
+            off += 1
 
 # %% ../nbs/10_sparsity.ipynb #c028
 @patch
 def state_dict(self: ProgressiveSparsity) -> dict:  # step, masks and scores
     "What a checkpoint needs to continue."
-    return dict(step=self.steps, masks=[a.head_mask.detach().cpu().clone() for a in self.layers], scores=[s.cpu().clone() for s in self.score])
+    return dict(
+        step=self.steps,
+        masks=[a.head_mask.detach().cpu().clone() for a in self.layers],
+        scores=[s.cpu().clone() for s in self.score],
+    )
+
 
 @patch
 def load_state_dict(self: ProgressiveSparsity, state: dict):
     "Continue from `state_dict`; raises I3Error if the layers differ."
-    have, want = [len(m) for m in state["masks"]], [a.n_heads for a in self.layers]
-    if have != want: raise I3Error(f"checkpoint's sparsity has {have} heads a layer, the model has {want}; load it into a model of the same configuration")
-    self.steps = state["step"]
-    for a, m, s, new in zip(self.layers, state["masks"], self.score, state["scores"]): a.head_mask.copy_(m); s.copy_(new)
+    have, want = [len(m) for m in state['masks']], [a.n_heads for a in self.layers]
+    if have != want:
+        raise I3Error(
+            f"checkpoint's sparsity has {have} heads a layer, the model has {want}; load it into a model of the same configuration"
+        )
+    self.steps = state['step']
+    for a, m, s, new in zip(self.layers, state['masks'], self.score, state['scores']):
+        a.head_mask.copy_(m)
+        s.copy_(new)
 
 # %% ../nbs/10_sparsity.ipynb #c031
 def _cut(
@@ -120,25 +158,31 @@ def _cut(
 ) -> int:  # heads left
     "Remove the masked heads of one layer, in place."
     keep = a.head_mask.nonzero().flatten()
-    if not len(keep): keep = torch.zeros(1, dtype=torch.long, device=a.head_mask.device)        # its columns become zero
+    if not len(keep):
+        keep = torch.zeros(1, dtype=torch.long, device=a.head_mask.device)  # its columns become zero
     h, e, n = a.n_heads, a.head_dim, len(keep)
-    qkv, out = (nn.utils.skip_init(nn.Linear, i, o, device=a.qkv.weight.device, dtype=a.qkv.weight.dtype)
-                for i, o in ((a.qkv.in_features, 3*n*e), (n*e, a.out.out_features)))
+    qkv, out = (
+        nn.utils.skip_init(nn.Linear, i, o, device=a.qkv.weight.device, dtype=a.qkv.weight.dtype)
+        for i, o in ((a.qkv.in_features, 3 * n * e), (n * e, a.out.out_features))
+    )
     with torch.no_grad():
-        qkv.weight.copy_(a.qkv.weight.view(3, h, e, -1)[:, keep].reshape(3*n*e, -1))
+        qkv.weight.copy_(a.qkv.weight.view(3, h, e, -1)[:, keep].reshape(3 * n * e, -1))
         qkv.bias.copy_(a.qkv.bias.view(3, h, e)[:, keep].flatten())
-        masked = a.out.weight.view(-1, h, e)*a.head_mask.to(a.out.weight.dtype)[:, None]        # (d, h, e)
-        out.weight.copy_(masked[:, keep].flatten(1)); out.bias.copy_(a.out.bias)
+        masked = a.out.weight.view(-1, h, e) * a.head_mask.to(a.out.weight.dtype)[:, None]  # (d, h, e)
+        out.weight.copy_(masked[:, keep].flatten(1))
+        out.bias.copy_(a.out.bias)
     a.qkv, a.out, a.n_heads = qkv, out, n
     a.head_mask = torch.ones(n, device=a.head_mask.device, dtype=a.head_mask.dtype)
     return n
 
+
 def remove_pruned_heads(
-    model,    # model with a `.cfg`, or list of MultiPatternAttention; changed in place
-) -> tuple:   # heads left in each layer
+    model,  # model with a `.cfg`, or list of MultiPatternAttention; changed in place
+) -> tuple:  # heads left in each layer
     "Physically remove heads whose mask is 0; outputs stay the same, the configuration follows."
     left = tuple(_cut(a) for a in attention_layers(model))
     mods = model.modules() if isinstance(model, nn.Module) else model
     for m in mods:
-        if isinstance(getattr(m, "cfg", None), I3Config) and m.cfg.n_attn == len(left): m.cfg = replace(m.cfg, attn_heads=left)
+        if isinstance(getattr(m, 'cfg', None), I3Config) and m.cfg.n_attn == len(left):
+            m.cfg = replace(m.cfg, attn_heads=left)
     return left

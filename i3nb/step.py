@@ -6,17 +6,18 @@
 __all__ = ['FIELDS', 'SIZES', 'step_library', 'Step']
 
 # %% ../nbs/07b_step.ipynb #c003
-import ctypes, time
+import ctypes
+import time
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .native import compile_c
-from .recurrence import HybridState
 from .attention import AttnState, attn_reach
 from .model import I3Model
+from .native import compile_c
+from .recurrence import HybridState
 
 # %% ../nbs/07b_step.ipynb #c006
-_PRODUCTS_C = r'''
+_PRODUCTS_C = r"""
 #include <sched.h>
 typedef WEIGHT W;
 enum { SLICES = 16 };
@@ -60,10 +61,10 @@ static void layer_norm(f *y, const f *x, const f *w, const f *b, L n) {
     f scale = 1.f/sqrtf(var/n + 1e-5f);
     for (L i = 0; i < n; i++) y[i] = (x[i] - mean)*scale*w[i] + b[i];
 }
-'''
+"""
 
 # %% ../nbs/07b_step.ipynb #c008
-_THREADS_C = r'''
+_THREADS_C = r"""
 typedef struct { int here, round; } Meeting;
 typedef struct { Meeting *m; int t, T, round; } Thread;
 
@@ -77,16 +78,18 @@ static void meet(Thread *th) {
 }
 
 #define SHARE(lo, hi, count) L lo = (count)*th->t/th->T/16*16, hi = th->t + 1 == th->T ? (count) : (count)*(th->t + 1)/th->T/16*16;
-'''
+"""
 
 # %% ../nbs/07b_step.ipynb #c010
-FIELDS = '''KIND HEADS NORM1_W NORM1_B NORM2_W NORM2_B GATE W1 B1 W2 B2
+FIELDS = """KIND HEADS NORM1_W NORM1_B NORM2_W NORM2_B GATE W1 B1 W2 B2
     GRU_X GRU_H GRU_B IN_W IN_B CONV_W CONV_B SELECT DT_W DT_B DECAY DIRECT OUT_W H CONV SSM
-    QKV_W QKV_B O_W O_B ROUTER_W ROUTER_B HEAD_MASK KEYS VALUES TOTAL'''.split()
+    QKV_W QKV_B O_W O_B ROUTER_W ROUTER_B HEAD_MASK KEYS VALUES TOTAL""".split()
 SIZES = 'LAYERS D_ C_ N_ R_ K_ EXPERTS TOP FF V_ WINDOW DILATION CHUNK REACH SEQUENCE HARD HEAD_DIM'.split()
 
 # %% ../nbs/07b_step.ipynb #c012
-_HYBRID_C = f'enum {{ {", ".join(FIELDS)}, FIELDS }}; enum {{ {", ".join(SIZES)} }};' + r'''
+_HYBRID_C = (
+    f'enum {{ {", ".join(FIELDS)}, FIELDS }}; enum {{ {", ".join(SIZES)} }};'
+    + r"""
 #define P(name) ((void *)p[name])
 static inline f softplus(f x) { return x > 20.f ? x : log1pf(expf(x)); }
 
@@ -138,10 +141,11 @@ static void hybrid(const L *p, const L *s, f *y, f *x, f *local, f *shared, Thre
     meet(th);
     for (L j = 0; j < d; j++) y[j] += sum[j];
 }
-'''
+"""
+)
 
 # %% ../nbs/07b_step.ipynb #c014
-_ATTENTION_C = r'''
+_ATTENTION_C = r"""
 static void route_weights(f *w, const L *p, const L *s, const f *x, f *total, L pos) {   /* of the three patterns */
     const f *rw = P(ROUTER_W), *rb = P(ROUTER_B), *before = P(TOTAL);
     f top = -INFINITY, sum = 0; L best = 0;
@@ -198,10 +202,10 @@ static void attention(const L *p, const L *s, f *y, f *x, f *local, f *shared, L
     meet(th);
     for (L j = 0; j < d; j++) y[j] += sum[j] + ob[j];
 }
-'''
+"""
 
 # %% ../nbs/07b_step.ipynb #c016
-_EXPERTS_C = r'''
+_EXPERTS_C = r"""
 static void experts(const L *p, const L *s, f *y, const f *x, f *local, f *shared, Thread *th) {
     L d = s[D_], ff = s[FF], E = s[EXPERTS];
     f logit[E], sum = 0, chosen[E]; L best[E];
@@ -232,10 +236,10 @@ static void experts(const L *p, const L *s, f *y, const f *x, f *local, f *share
     for (L q = 0; q < SLICES; q++) for (L j = 0; j < d; j++) y[j] += shared[q*d + j];
     for (L i = 0; i < s[TOP]; i++) for (L j = 0; j < d; j++) y[j] += chosen[i]/sum*b2[best[i]*d + j];
 }
-'''
+"""
 
 # %% ../nbs/07b_step.ipynb #c018
-_STEP_C = r'''
+_STEP_C = r"""
 /* One token: `row` of the embedding in, scores out. `plan` holds FIELDS a layer; `shared` and `local` (a stretch a thread) are scratch. */
 void step(const L *plan, const L *s, const f *row, const f *norm_w, const f *norm_b, const W *head_w, const f *head_b,
           f *scores, f *shared, L shared_size, f *local, L local_size, L pos, L threads) {
@@ -262,51 +266,106 @@ void step(const L *plan, const L *s, const f *row, const f *norm_w, const f *nor
         RESTORE_DENORMALS
     }
 }
-'''
+"""
 _SOURCE_C = _PRODUCTS_C + _THREADS_C + _HYBRID_C + _ATTENTION_C + _EXPERTS_C + _STEP_C
 
 # %% ../nbs/07b_step.ipynb #c020
-_LAYER = dict(NORM1_W='norm1.weight', NORM1_B='norm1.bias', NORM2_W='norm2.weight', NORM2_B='norm2.bias', GATE='moe.gate.weight',
-    W1='moe.w1', B1='moe.b1', W2='moe.w2', B2='moe.b2', GRU_X='mixer.weight_x', GRU_H='mixer.weight_h', GRU_B='mixer.bias', IN_W='mixer.in_proj.weight',
-    IN_B='mixer.in_proj.bias', CONV_W='mixer.conv_weight', CONV_B='mixer.conv_bias', SELECT='mixer.select.weight', DT_W='mixer.dt_proj.weight',
-    DT_B='mixer.dt_proj.bias', DIRECT='mixer.D', OUT_W='mixer.out_proj.weight', QKV_W='mixer.qkv.weight', QKV_B='mixer.qkv.bias', O_W='mixer.out.weight',
-    O_B='mixer.out.bias', ROUTER_W='mixer.router.weight', ROUTER_B='mixer.router.bias', HEAD_MASK='mixer.head_mask')
-_LARGE = {'W1', 'W2', 'GRU_X', 'GRU_H', 'IN_W', 'SELECT', 'OUT_W', 'QKV_W', 'O_W'}      # may be bf16
+_LAYER = dict(
+    NORM1_W='norm1.weight',
+    NORM1_B='norm1.bias',
+    NORM2_W='norm2.weight',
+    NORM2_B='norm2.bias',
+    GATE='moe.gate.weight',
+    W1='moe.w1',
+    B1='moe.b1',
+    W2='moe.w2',
+    B2='moe.b2',
+    GRU_X='mixer.weight_x',
+    GRU_H='mixer.weight_h',
+    GRU_B='mixer.bias',
+    IN_W='mixer.in_proj.weight',
+    IN_B='mixer.in_proj.bias',
+    CONV_W='mixer.conv_weight',
+    CONV_B='mixer.conv_bias',
+    SELECT='mixer.select.weight',
+    DT_W='mixer.dt_proj.weight',
+    DT_B='mixer.dt_proj.bias',
+    DIRECT='mixer.D',
+    OUT_W='mixer.out_proj.weight',
+    QKV_W='mixer.qkv.weight',
+    QKV_B='mixer.qkv.bias',
+    O_W='mixer.out.weight',
+    O_B='mixer.out.bias',
+    ROUTER_W='mixer.router.weight',
+    ROUTER_B='mixer.router.bias',
+    HEAD_MASK='mixer.head_mask',
+)
+_LARGE = {'W1', 'W2', 'GRU_X', 'GRU_H', 'IN_W', 'SELECT', 'OUT_W', 'QKV_W', 'O_W'}  # may be bf16
 _C_TYPES = {torch.float32: 'f', torch.bfloat16: 'half'}
+
 
 def step_library(
     model: I3Model,
-):                   # the C functions, or None where this model or machine has none
+):  # the C functions, or None where this model or machine has none
     "What `Step` needs; its weights must be fp32, or as `halve` leaves them with bf16, and on the CPU."
     w = model.head.weight
-    if w.device.type != 'cpu' or w.dtype not in _C_TYPES: return None
+    if w.device.type != 'cpu' or w.dtype not in _C_TYPES:
+        return None
     for block in model.blocks:
         for key, name in _LAYER.items():
-            try: x = _get(block, name)
-            except AttributeError: continue
-            if x.dtype != (w.dtype if key in _LARGE else torch.float32) or not x.is_contiguous(): return None
+            try:
+                x = _get(block, name)
+            except AttributeError:
+                continue
+            if x.dtype != (w.dtype if key in _LARGE else torch.float32) or not x.is_contiguous():
+                return None
     return compile_c(_SOURCE_C, (f'WEIGHT={_C_TYPES[w.dtype]}',))
 
+
 def _get(block, name):
-    for part in name.split('.'): block = getattr(block, part)
+    for part in name.split('.'):
+        block = getattr(block, part)
     return block.detach() if isinstance(block, torch.Tensor) else block
 
 # %% ../nbs/07b_step.ipynb #c022
 class Step:
     "The model on one text, a token a call, in C. Memory and time a token do not depend on the text's length."
-    def __init__(self,
+
+    def __init__(
+        self,
         model: I3Model,
-        threads: int=None,   # default: the faster of 1 and PyTorch's number, measured as it goes
+        threads: int = None,  # default: the faster of 1 and PyTorch's number, measured as it goes
     ):
         self.cfg, self.model, self.lib = model.cfg, model, step_library(model)
         cfg, self.threads, self.calls = self.cfg, [threads] if threads else sorted({1, torch.get_num_threads()}), 0
         self.plan, self.kept = np.zeros((cfg.n_layers, len(FIELDS)), np.int_), []
-        for i, block in enumerate(model.blocks): self._layer(i, block)
-        self.sizes = np.array([cfg.n_layers, cfg.d_model, cfg.d_inner, cfg.d_state, cfg.dt_rank, cfg.d_conv, cfg.n_experts, cfg.top_k, cfg.d_ff,
-            cfg.vocab_size, cfg.window, cfg.dilation, cfg.chunk, attn_reach(cfg), cfg.route_by == 'sequence', cfg.route_hard, cfg.head_dim], np.int_)
-        half = max(2*cfg.d_model + 3*cfg.d_inner + cfg.dt_rank + 2*cfg.d_state, 16*cfg.d_model) + 64
-        room = 2*cfg.d_model + max(6*cfg.d_model, cfg.d_inner, cfg.d_ff, cfg.d_model + 2*attn_reach(cfg)) + 64
-        self.shared, self.local = torch.zeros(2*half), torch.zeros(max(self.threads), room)
+        for i, block in enumerate(model.blocks):
+            self._layer(i, block)
+        self.sizes = np.array(
+            [
+                cfg.n_layers,
+                cfg.d_model,
+                cfg.d_inner,
+                cfg.d_state,
+                cfg.dt_rank,
+                cfg.d_conv,
+                cfg.n_experts,
+                cfg.top_k,
+                cfg.d_ff,
+                cfg.vocab_size,
+                cfg.window,
+                cfg.dilation,
+                cfg.chunk,
+                attn_reach(cfg),
+                cfg.route_by == 'sequence',
+                cfg.route_hard,
+                cfg.head_dim,
+            ],
+            np.int_,
+        )
+        half = max(2 * cfg.d_model + 3 * cfg.d_inner + cfg.dt_rank + 2 * cfg.d_state, 16 * cfg.d_model) + 64
+        room = 2 * cfg.d_model + max(6 * cfg.d_model, cfg.d_inner, cfg.d_ff, cfg.d_model + 2 * attn_reach(cfg)) + 64
+        self.shared, self.local = torch.zeros(2 * half), torch.zeros(max(self.threads), room)
         self.pos = 0
 
     def _layer(self, i, block):
@@ -314,27 +373,36 @@ class Step:
         cfg, row = self.cfg, dict(KIND=i >= self.cfg.n_hybrid)
         tensors = {}
         for key, name in _LAYER.items():
-            try: tensors[key] = _get(block, name)
-            except AttributeError: pass                        # the other kind of layer
+            try:
+                tensors[key] = _get(block, name)
+            except AttributeError:
+                pass  # the other kind of layer
         if row['KIND']:
             row['HEADS'] = h = block.mixer.n_heads
             ring = (h, attn_reach(cfg), cfg.head_dim)
             tensors |= dict(KEYS=torch.zeros(ring), VALUES=torch.zeros(ring), TOTAL=torch.zeros(3))
         else:
-            tensors |= dict(H=torch.zeros(cfg.d_model), CONV=torch.zeros(cfg.d_conv - 1, cfg.d_inner), SSM=torch.zeros(cfg.d_inner, cfg.d_state),
-                            DECAY=-torch.exp(block.mixer.A_log.detach())*1.44269504)
+            tensors |= dict(
+                H=torch.zeros(cfg.d_model),
+                CONV=torch.zeros(cfg.d_conv - 1, cfg.d_inner),
+                SSM=torch.zeros(cfg.d_inner, cfg.d_state),
+                DECAY=-torch.exp(block.mixer.A_log.detach()) * 1.44269504,
+            )
         self.kept.append(tensors)
-        for key, x in (row | {k: x.data_ptr() for k, x in tensors.items()}).items(): self.plan[i, FIELDS.index(key)] = x
+        for key, x in (row | {k: x.data_ptr() for k, x in tensors.items()}).items():
+            self.plan[i, FIELDS.index(key)] = x
 
 # %% ../nbs/07b_step.ipynb #c024
 @patch
-def start(self: Step,
-    state: list,   # of the model, for one text
-)->Step:
+def start(
+    self: Step,
+    state: list,  # of the model, for one text
+) -> Step:
     "Take over a memory."
     for t, s in zip(self.kept, state):
         if isinstance(s, HybridState):
-            for key, x in zip(('H', 'CONV', 'SSM'), s): t[key].copy_(x[0])
+            for key, x in zip(('H', 'CONV', 'SSM'), s):
+                t[key].copy_(x[0])
         else:
             self.pos, n = s.pos, s.k.shape[2]
             places = torch.arange(s.pos - n, s.pos) % t['KEYS'].shape[1]
@@ -342,39 +410,55 @@ def start(self: Step,
             t['TOTAL'].copy_(s.total[0])
     return self
 
+
 @patch
-def state(self: Step)->list:
+def state(self: Step) -> list:
     "The memory in the model's own form."
     out = []
     for t in self.kept:
-        if 'SSM' in t: out.append(HybridState(*(t[k][None].clone() for k in ('H', 'CONV', 'SSM'))))
+        if 'SSM' in t:
+            out.append(HybridState(*(t[k][None].clone() for k in ('H', 'CONV', 'SSM'))))
         else:
             reach = t['KEYS'].shape[1]
             places = torch.arange(max(0, self.pos - reach + 1), self.pos) % reach
-            out.append(AttnState(t['KEYS'][None, :, places], t['VALUES'][None, :, places], self.pos, t['TOTAL'][None].clone()))
+            out.append(
+                AttnState(t['KEYS'][None, :, places], t['VALUES'][None, :, places], self.pos, t['TOTAL'][None].clone())
+            )
     return out
+
 
 @patch
 def _threads(self: Step):
     "How many threads to use for this token: every 500 tokens each number has five of them, then the faster goes on."
     k = self.calls % 500
     self.calls += 1
-    if k == 0: self.times = {n: [] for n in self.threads}
-    if k < 5*len(self.threads): return self.threads[k//5]
+    if k == 0:
+        self.times = {n: [] for n in self.threads}
+    if k < 5 * len(self.threads):
+        return self.threads[k // 5]
     return min(self.threads, key=lambda n: sorted(self.times[n][:5])[2])
 
+
 @patch
-def __call__(self: Step,
-    token: int,    # the token to read
-)->torch.Tensor:   # (1, v) scores of the next one, fp32
+def __call__(
+    self: Step,
+    token: int,  # the token to read
+) -> torch.Tensor:  # (1, v) scores of the next one, fp32
     "Read one token."
     m, scores, threads, start = self.model, torch.empty(1, self.cfg.vocab_size), self._threads(), time.perf_counter()
-    if not 0 <= token < self.cfg.vocab_size: raise IndexError(f'token {token} is not in 0 … {self.cfg.vocab_size - 1}')
+    if not 0 <= token < self.cfg.vocab_size:
+        raise IndexError(f'token {token} is not in 0 … {self.cfg.vocab_size - 1}')
     address = lambda x: ctypes.c_void_p(x.data_ptr())
     number = lambda *xs: (ctypes.c_long(x) for x in xs)
-    self.lib.step(ctypes.c_void_p(self.plan.ctypes.data), ctypes.c_void_p(self.sizes.ctypes.data), address(m.embed.weight.detach()[token]),
-        *map(address, (m.norm.weight, m.norm.bias, m.head.weight, m.head.bias, scores, self.shared)), *number(len(self.shared)),
-        address(self.local), *number(self.local.shape[1], self.pos, threads))
+    self.lib.step(
+        ctypes.c_void_p(self.plan.ctypes.data),
+        ctypes.c_void_p(self.sizes.ctypes.data),
+        address(m.embed.weight.detach()[token]),
+        *map(address, (m.norm.weight, m.norm.bias, m.head.weight, m.head.bias, scores, self.shared)),
+        *number(len(self.shared)),
+        address(self.local),
+        *number(self.local.shape[1], self.pos, threads),
+    )
     self.pos += 1
     self.times[threads].append(time.perf_counter() - start)
     return scores

@@ -10,7 +10,13 @@ __all__ = ['METRICS', 'METRIC_KEYS', 'PAPER_PPL', 'GB', 'THEMES', 'panel_temp', 
            'panel_bpb', 'panel_lr', 'panel_grad', 'panel_speed', 'panel_memory', 'load_run', 'figure_bytes', 'plot_run']
 
 # %% ../nbs/11_telemetry.ipynb #c004
-import io, json, math, os, sys, threading, time
+import io
+import json
+import math
+import os
+import sys
+import threading
+import time
 from pathlib import Path
 import numpy as np
 import psutil
@@ -44,240 +50,324 @@ METRIC_KEYS = tuple(METRICS)
 # %% ../nbs/11_telemetry.ipynb #c010
 PAPER_PPL = {'i3-300M paper': 69.26, 'i3-200m paper': 48.15}  # what the two papers report
 
+
 def perplexity(
-    loss,         # nats a token: a number, a 0-d tensor, or None
-)->float|None:    # exp(loss); inf beyond what a float holds; None for None and NaN
+    loss,  # nats a token: a number, a 0-d tensor, or None
+) -> float | None:  # exp(loss); inf beyond what a float holds; None for None and NaN
     "The number of equally likely tokens that would be as hard to guess."
-    if loss is None or math.isnan(loss := float(loss)): return None
+    if loss is None or math.isnan(loss := float(loss)):
+        return None
     return math.exp(loss) if loss < 709.78 else math.inf
 
 # %% ../nbs/11_telemetry.ipynb #c013
 class _Saved:
     "Gives an object whose attributes are plain numbers a `state_dict`."
-    def state_dict(self)->dict:
+
+    def state_dict(self) -> dict:
         "Plain numbers only: fit for JSON and for `torch.load(weights_only=True)`."
         return {k: v.state_dict() if isinstance(v, _Saved) else v for k, v in vars(self).items()}
 
     def load_state_dict(self, state: dict):
         "The inverse; a state with other names raises `I3Error`."
         if set(state) != set(vars(self)):
-            raise I3Error(f'{type(self).__name__}: the state holds {sorted(state)}, expected {sorted(vars(self))}; it was saved by another version')
+            raise I3Error(
+                f'{type(self).__name__}: the state holds {sorted(state)}, expected {sorted(vars(self))}; it was saved by another version'
+            )
         for k, v in state.items():
-            if isinstance(vars(self)[k], _Saved): vars(self)[k].load_state_dict(v)
-            else: setattr(self, k, v)
+            if isinstance(vars(self)[k], _Saved):
+                vars(self)[k].load_state_dict(v)
+            else:
+                setattr(self, k, v)
+
 
 class Smoothed(_Saved):
     "Exponential moving average with bias correction."
-    def __init__(self,
-        beta: float=0.9,  # weight of the past; it remembers about 1/(1-beta) values
+
+    def __init__(
+        self,
+        beta: float = 0.9,  # weight of the past; it remembers about 1/(1-beta) values
     ):
-        if not 0 <= beta < 1: raise I3Error(f'beta={beta!r} must be at least 0 and below 1')
+        if not 0 <= beta < 1:
+            raise I3Error(f'beta={beta!r} must be at least 0 and below 1')
         self.beta, self.m, self.n = beta, 0.0, 0
 
     def update(self, x: float):
         "Take in one value."
-        self.m, self.n = self.beta*self.m + (1-self.beta)*x, self.n+1
+        self.m, self.n = self.beta * self.m + (1 - self.beta) * x, self.n + 1
 
     @property
-    def value(self): return self.m/(1-self.beta**self.n) if self.n else None
+    def value(self):
+        return self.m / (1 - self.beta**self.n) if self.n else None
 
 # %% ../nbs/11_telemetry.ipynb #c021
 class Harmonic(_Saved):
     "Harmonic mean of perplexities over all steps so far."
-    def __init__(self): self.total, self.n = 0.0, 0   # sum of 1/ppl
+
+    def __init__(self):
+        self.total, self.n = 0.0, 0  # sum of 1/ppl
 
     def update(self, loss: float):
         "Take in one step's loss, in nats."
-        self.total, self.n = self.total + math.exp(-loss), self.n+1
+        self.total, self.n = self.total + math.exp(-loss), self.n + 1
 
     @property
-    def value(self): return None if not self.n else self.n/self.total if self.total else math.inf
+    def value(self):
+        return None if not self.n else self.n / self.total if self.total else math.inf
 
 # %% ../nbs/11_telemetry.ipynb #c026
 class PplMeter(_Saved):
     "Current, best, smoothed and harmonic-mean perplexity of a run, and the losses that were not finite."
-    def __init__(self,
-        beta: float=0.9,  # smoothing of the loss
+
+    def __init__(
+        self,
+        beta: float = 0.9,  # smoothing of the loss
     ):
         self.current = self.best = self.best_step = None
         self.seen = self.skipped = 0
         self.smooth, self.harmonic = Smoothed(beta), Harmonic()
 
-    def update(self,
-        loss,      # this step's loss, nats a token
-    )->bool:       # False where the loss was not finite
+    def update(
+        self,
+        loss,  # this step's loss, nats a token
+    ) -> bool:  # False where the loss was not finite
         "Take in one step."
-        loss, self.seen = float(loss), self.seen+1
+        loss, self.seen = float(loss), self.seen + 1
         ok = math.isfinite(loss)
         self.current = perplexity(loss) if ok else None
         if not ok:
             self.skipped += 1
             return False
-        self.smooth.update(loss); self.harmonic.update(loss)
-        if self.best is None or self.current < self.best: self.best, self.best_step = self.current, self.seen
+        self.smooth.update(loss)
+        self.harmonic.update(loss)
+        if self.best is None or self.current < self.best:
+            self.best, self.best_step = self.current, self.seen
         return True
 
-    def row(self)->dict:
+    def row(self) -> dict:
         "What goes into `metrics.jsonl`."
-        return dict(ppl=self.current, ppl_best=self.best, ppl_harmonic=self.harmonic.value, ppl_smooth=perplexity(self.smooth.value))
+        return dict(
+            ppl=self.current,
+            ppl_best=self.best,
+            ppl_harmonic=self.harmonic.value,
+            ppl_smooth=perplexity(self.smooth.value),
+        )
 
 # %% ../nbs/11_telemetry.ipynb #c030
 def bits_per_byte(
     nll_nats_sum: float,  # negative log-likelihood of all predicted tokens, summed, nats
-    n_bytes: int,         # UTF-8 bytes that those tokens stand for
-)->float:
+    n_bytes: int,  # UTF-8 bytes that those tokens stand for
+) -> float:
     "Bits per byte: comparable between tokenizers, on the same text."
-    if not n_bytes > 0: raise I3Error(f'bits_per_byte: n_bytes={n_bytes!r} must be positive; the text predicted was empty')
-    return float(nll_nats_sum)/(math.log(2)*n_bytes)
+    if not n_bytes > 0:
+        raise I3Error(f'bits_per_byte: n_bytes={n_bytes!r} must be positive; the text predicted was empty')
+    return float(nll_nats_sum) / (math.log(2) * n_bytes)
 
 # %% ../nbs/11_telemetry.ipynb #c035
 def _plain(x):
     "`x` as JSON can hold it: tensors and arrays as numbers and lists, NaN and infinities as None."
-    if isinstance(x, (torch.Tensor, np.ndarray, np.generic)): x = x.tolist()
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
-    if isinstance(x, float) and not math.isfinite(x): return None
+    if isinstance(x, (torch.Tensor, np.ndarray, np.generic)):
+        x = x.tolist()
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if isinstance(x, float) and not math.isfinite(x):
+        return None
     return x
+
 
 def metrics_line(
     row: dict,  # some of `METRIC_KEYS`, `step` among them, and any others
-)->str:         # one line of valid JSON: all of `METRIC_KEYS` first, null where unknown, then the others
+) -> str:  # one line of valid JSON: all of `METRIC_KEYS` first, null where unknown, then the others
     "A row as `metrics.jsonl` holds it."
-    if not isinstance(row.get('step'), (int, np.integer)): raise I3Error(f"metrics: step={row.get('step')!r} must be an integer; every row needs one")
+    if not isinstance(row.get('step'), (int, np.integer)):
+        raise I3Error(f'metrics: step={row.get("step")!r} must be an integer; every row needs one')
     return json.dumps(_plain({**dict.fromkeys(METRIC_KEYS), **row}), allow_nan=False)
 
 # %% ../nbs/11_telemetry.ipynb #c038
-def _parse(line: bytes)->dict|None:
+def _parse(line: bytes) -> dict | None:
     "The row that a line holds, NaN read as None; None for a line that holds none."
-    try: row = json.loads(line, parse_constant=lambda _: None)
-    except ValueError: return None       # half a line, another encoding, not JSON at all
+    try:
+        row = json.loads(line, parse_constant=lambda _: None)
+    except ValueError:
+        return None  # half a line, another encoding, not JSON at all
     step = row.get('step') if isinstance(row, dict) else None
     return row if isinstance(step, (int, float)) and not isinstance(step, bool) else None
 
-def _add(rows: list, row: dict|None):
+
+def _add(rows: list, row: dict | None):
     "Append `row` in place; a row for an earlier step takes back the later ones."
-    if row is None: return
-    while rows and rows[-1]['step'] >= row['step']: rows.pop()
+    if row is None:
+        return
+    while rows and rows[-1]['step'] >= row['step']:
+        rows.pop()
     rows.append(row)
+
 
 class MetricsTail:
     "Follows a growing `metrics.jsonl`, reading each line once."
-    def __init__(self,
+
+    def __init__(
+        self,
         path,  # the file; it need not exist yet
-    ): self.path = Path(path); self._restart()
+    ):
+        self.path = Path(path)
+        self._restart()
 
-    def _restart(self): self.rows, self.offset, self.last = [], 0, b''   # rows, bytes read, the last whole line
+    def _restart(self):
+        self.rows, self.offset, self.last = [], 0, b''  # rows, bytes read, the last whole line
 
-    def read(self)->list:   # all rows so far, oldest first
+    def read(self) -> list:  # all rows so far, oldest first
         "Read what is new. A missing file has no rows."
         try:
             with open(self.path, 'rb') as f:
                 f.seek(self.offset - len(self.last))
-                if f.read(len(self.last)) != self.last: self._restart(); f.seek(0)
+                if f.read(len(self.last)) != self.last:
+                    self._restart()
+                    f.seek(0)
                 data = f.read()
-        except OSError: self._restart(); return []
-        whole, half = data[:data.rfind(b'\n')+1], data[data.rfind(b'\n')+1:]
-        for line in whole.splitlines(): _add(self.rows, _parse(line))
-        if whole: self.offset, self.last = self.offset+len(whole), whole[whole.rfind(b'\n', 0, -1)+1:]
+        except OSError:
+            self._restart()
+            return []
+        whole, half = data[: data.rfind(b'\n') + 1], data[data.rfind(b'\n') + 1 :]
+        for line in whole.splitlines():
+            _add(self.rows, _parse(line))
+        if whole:
+            self.offset, self.last = self.offset + len(whole), whole[whole.rfind(b'\n', 0, -1) + 1 :]
         rows = list(self.rows)
-        _add(rows, _parse(half))            # a last line without its end of line still counts, if it is whole
+        _add(rows, _parse(half))  # a last line without its end of line still counts, if it is whole
         return rows
 
+
 def read_metrics(
-    path,      # `metrics.jsonl`, growing, torn or missing
-)->list:       # rows as dicts, oldest first
+    path,  # `metrics.jsonl`, growing, torn or missing
+) -> list:  # rows as dicts, oldest first
     "All rows of a metrics file."
     return MetricsTail(path).read()
 
 # %% ../nbs/11_telemetry.ipynb #c041
 def to_columns(
     rows: list,  # from `read_metrics`
-)->dict:         # key -> float array, one entry a row, NaN where unknown; lists and texts are left out
+) -> dict:  # key -> float array, one entry a row, NaN where unknown; lists and texts are left out
     "Rows as columns. All of `METRIC_KEYS` are there, even without rows."
     keys = dict.fromkeys(METRIC_KEYS) | {k: None for r in rows for k, v in r.items() if isinstance(v, (int, float))}
-    def number(v): return float(v) if isinstance(v, (int, float)) else math.nan
+
+    def number(v):
+        return float(v) if isinstance(v, (int, float)) else math.nan
+
     return {k: np.array([number(r.get(k)) for r in rows], dtype=float) for k in keys}
 
 # %% ../nbs/11_telemetry.ipynb #c044
 class MetricsWriter:
     "Appends rows to `metrics.jsonl`."
-    def __init__(self,
+
+    def __init__(
+        self,
         path,  # the file; it is made where missing, and a torn last line is removed
-    ): self.path, self.fd = Path(path), None; self._guard(self._open)
+    ):
+        self.path, self.fd = Path(path), None
+        self._guard(self._open)
 
     def _guard(self, f, *args):
-        try: return f(*args)
-        except OSError as e: raise I3Error(f'{str(self.path)!r}: cannot write metrics ({e.strerror or e}); check the folder, its permissions and the free space, then resume') from e
+        try:
+            return f(*args)
+        except OSError as e:
+            raise I3Error(
+                f'{str(self.path)!r}: cannot write metrics ({e.strerror or e}); check the folder, its permissions and the free space, then resume'
+            ) from e
 
     def _open(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         data = self.path.read_bytes() if self.path.exists() else b''
-        half = data[data.rfind(b'\n')+1:]
-        if half: write_atomic(self.path, data + b'\n' if _parse(half) else data[:len(data)-len(half)])
-        self.fd = os.open(self.path, os.O_WRONLY|os.O_APPEND|os.O_CREAT, 0o644)
+        half = data[data.rfind(b'\n') + 1 :]
+        if half:
+            write_atomic(self.path, data + b'\n' if _parse(half) else data[: len(data) - len(half)])
+        self.fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _append(self, data: bytes):
         size = os.fstat(self.fd).st_size
         try:
-            while data: data = data[os.write(self.fd, data):]
+            while data:
+                data = data[os.write(self.fd, data) :]
         except OSError:
-            os.ftruncate(self.fd, size)   # take half a line back
+            os.ftruncate(self.fd, size)  # take half a line back
             raise
 
-    def write(self,
-        row: dict=None,  # `step`, any of `METRIC_KEYS`, and any others
-        **more,          # the same, by name
+    def write(
+        self,
+        row: dict = None,  # `step`, any of `METRIC_KEYS`, and any others
+        **more,  # the same, by name
     ):
         "Append one row."
-        if self.fd is None: raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
-        self._guard(self._append, (metrics_line({**(row or {}), **more})+'\n').encode())
+        if self.fd is None:
+            raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
+        self._guard(self._append, (metrics_line({**(row or {}), **more}) + '\n').encode())
 
     def _keep(self, step):
         lines = self.path.read_bytes().splitlines()
         kept = [l for l in lines if (row := _parse(l)) and row['step'] <= step]
         self.close()
-        write_atomic(self.path, b''.join(l+b'\n' for l in kept))
+        write_atomic(self.path, b''.join(l + b'\n' for l in kept))
         self._open()
-        return len(lines)-len(kept)
+        return len(lines) - len(kept)
 
-    def truncate_after(self,
+    def truncate_after(
+        self,
         step: int,  # the last step to keep
-    )->int:         # lines dropped
+    ) -> int:  # lines dropped
         "Drop the lines of later steps, and lines that hold no row."
         return self._guard(self._keep, step)
 
     def close(self):
-        if self.fd is not None: os.close(self.fd); self.fd = None
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 # %% ../nbs/11_telemetry.ipynb #c049
-GB = 1e9   # bytes: decimal, as memory and disks are sold
+GB = 1e9  # bytes: decimal, as memory and disks are sold
 
-def _vm_hwm()->int|None:
+
+def _vm_hwm() -> int | None:
     "Peak resident bytes of this process since the last reset (Linux)."
-    try: text = Path('/proc/self/status').read_text()
-    except OSError: return None
+    try:
+        text = Path('/proc/self/status').read_text()
+    except OSError:
+        return None
     found = [l.split()[1] for l in text.splitlines() if l.startswith('VmHWM:')]
-    return int(found[0])*1024 if found else None
+    return int(found[0]) * 1024 if found else None
 
-def _peak_since_start()->int:
+
+def _peak_since_start() -> int:
     "Peak resident bytes of this process since it started (other systems)."
-    try: import resource
-    except ImportError: return psutil.Process().memory_info().peak_wset     # Windows
+    try:
+        import resource
+    except ImportError:
+        return psutil.Process().memory_info().peak_wset  # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
-def _total_ram()->int:
+
+def _total_ram() -> int:
     "Bytes of main memory this process may use: the machine's, or its container's limit."
     total = psutil.virtual_memory().total
     for f in ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'):
-        try: total = min(total, int(Path(f).read_text()))
-        except (OSError, ValueError): pass       # no such file, or 'max'
+        try:
+            total = min(total, int(Path(f).read_text()))
+        except (OSError, ValueError):
+            pass  # no such file, or 'max'
     return total
+
 
 class MemoryMeter:
     "Memory of `device` between steps and at its peak, in units of 1e9 bytes."
-    def __init__(self,
+
+    def __init__(
+        self,
         device='cpu',  # a torch device or its name; for all but CUDA, the memory is the process's
     ):
         self.device, self.proc = torch.device(device), psutil.Process()
@@ -287,111 +377,149 @@ class MemoryMeter:
         "Start a new peak. `peak_since` is 'start' where the system cannot forget the old one."
         self.peak_since = 'reset'
         if self.device.type == 'cuda':
-            if torch.cuda.is_initialized(): torch.cuda.reset_peak_memory_stats(self.device)
+            if torch.cuda.is_initialized():
+                torch.cuda.reset_peak_memory_stats(self.device)
             return
-        try: Path('/proc/self/clear_refs').write_text('5')
-        except OSError: self.peak_since = 'start'
+        try:
+            Path('/proc/self/clear_refs').write_text('5')
+        except OSError:
+            self.peak_since = 'start'
 
-    def read(self)->dict:
+    def read(self) -> dict:
         "Call it between steps: after the optimizer's step and `zero_grad(set_to_none=True)`."
         if self.device.type == 'cuda':
-            s = torch.cuda.memory_stats(self.device)                        # empty before CUDA starts
+            s = torch.cuda.memory_stats(self.device)  # empty before CUDA starts
             a, ap, r, rp = (s.get(f'{k}_bytes.all.{w}') for k in ('allocated', 'reserved') for w in ('current', 'peak'))
             total = torch.cuda.get_device_properties(self.device).total_memory if torch.cuda.is_initialized() else None
         else:
             a, r, rp, total = self.proc.memory_info().rss, None, None, _total_ram()
             ap = max(a, (_vm_hwm() if self.peak_since == 'reset' else None) or _peak_since_start())
         names = 'mem_allocated_gb mem_peak_gb mem_reserved_gb mem_reserved_peak_gb mem_total_gb'.split()
-        return {k: None if v is None else v/GB for k, v in zip(names, (a, ap, r, rp, total))}
+        return {k: None if v is None else v / GB for k, v in zip(names, (a, ap, r, rp, total))}
 
 # %% ../nbs/11_telemetry.ipynb #c056
 def load_nvml():
     "NVML's binding, started, or None where the package, the driver or the card is missing."
     try:
         import pynvml
+
         pynvml.nvmlInit()
         return pynvml
-    except Exception: return None    # each of these fails in its own way
+    except Exception:
+        return None  # each of these fails in its own way
+
 
 def _ask(nvml, name: str, *args):
     "The answer of an NVML function, or None where it fails or this version lacks it."
-    try: return getattr(nvml, name)(*args)
-    except Exception: return None
+    try:
+        return getattr(nvml, name)(*args)
+    except Exception:
+        return None
 
 # %% ../nbs/11_telemetry.ipynb #c060
 def cuda_identity(
-    index: int,      # torch's number of the card
-)->tuple:            # (UUID, PCI address); None for what is unknown, both before CUDA has started
+    index: int,  # torch's number of the card
+) -> tuple:  # (UUID, PCI address); None for what is unknown, both before CUDA has started
     "Who torch's card `index` is. Does not start CUDA."
-    if not torch.cuda.is_initialized(): return None, None
+    if not torch.cuda.is_initialized():
+        return None, None
     p = torch.cuda.get_device_properties(index)
-    uuid, bus = getattr(p, 'uuid', None), getattr(p, 'pci_bus_id', None)      # older torch lacks the second
+    uuid, bus = getattr(p, 'uuid', None), getattr(p, 'pci_bus_id', None)  # older torch lacks the second
     return uuid and str(uuid), None if bus is None else f'{p.pci_domain_id:08X}:{bus:02X}:{p.pci_device_id:02X}.0'
 
-def _visible_handle(nvml, index: int, visible: str|None):
+
+def _visible_handle(nvml, index: int, visible: str | None):
     "NVML's handle of card `index` by `CUDA_VISIBLE_DEVICES` alone."
-    if visible is None: return _ask(nvml, 'nvmlDeviceGetHandleByIndex', index)
+    if visible is None:
+        return _ask(nvml, 'nvmlDeviceGetHandleByIndex', index)
     all_cards = [_ask(nvml, 'nvmlDeviceGetHandleByIndex', i) for i in range(_ask(nvml, 'nvmlDeviceGetCount') or 0)]
+
     def find(entry):
-        if entry.isdigit(): return all_cards[int(entry)] if int(entry) < len(all_cards) else None
-        if entry.startswith('MIG-'): return _ask(nvml, 'nvmlDeviceGetHandleByUUID', entry)
+        if entry.isdigit():
+            return all_cards[int(entry)] if int(entry) < len(all_cards) else None
+        if entry.startswith('MIG-'):
+            return _ask(nvml, 'nvmlDeviceGetHandleByUUID', entry)
         return next((h for h in all_cards if entry and str(_ask(nvml, 'nvmlDeviceGetUUID', h)).startswith(entry)), None)
+
     for i, entry in enumerate(e.strip() for e in visible.split(',')):
         handle = find(entry)
-        if handle is None or i == index: return handle
+        if handle is None or i == index:
+            return handle
+
 
 def find_card(
-    nvml,             # NVML's binding
-    index: int=0,     # torch's number of the card
-    identity=None,    # (UUID, PCI address); default: `cuda_identity(index)`
-    visible=None,     # default: the environment's CUDA_VISIBLE_DEVICES
-):                    # NVML's handle, or None
+    nvml,  # NVML's binding
+    index: int = 0,  # torch's number of the card
+    identity=None,  # (UUID, PCI address); default: `cuda_identity(index)`
+    visible=None,  # default: the environment's CUDA_VISIBLE_DEVICES
+):  # NVML's handle, or None
     "NVML's handle of torch's card `index`: by UUID, by PCI address, else by `CUDA_VISIBLE_DEVICES`."
     uuid, pci = identity or cuda_identity(index)
-    tries = [('UUID', f'{kind}-{uuid}') for kind in ('GPU', 'MIG') if uuid] + [('PciBusId', pci)]*bool(pci)
+    tries = [('UUID', f'{kind}-{uuid}') for kind in ('GPU', 'MIG') if uuid] + [('PciBusId', pci)] * bool(pci)
     for how, name in tries:
-        if (h := _ask(nvml, f'nvmlDeviceGetHandleBy{how}', name)) is not None: return h
+        if (h := _ask(nvml, f'nvmlDeviceGetHandleBy{how}', name)) is not None:
+            return h
     # a card that is known but not found gets no handle: no reading is better than another card's
-    return None if tries else _visible_handle(nvml, index, os.environ.get('CUDA_VISIBLE_DEVICES') if visible is None else visible)
+    return (
+        None
+        if tries
+        else _visible_handle(nvml, index, os.environ.get('CUDA_VISIBLE_DEVICES') if visible is None else visible)
+    )
 
 # %% ../nbs/11_telemetry.ipynb #c063
 class EnergyMeter(_Saved):
     "Energy of one card: from its counter where it has one, else power integrated over time."
-    def __init__(self,
-        max_gap: float=60.,  # seconds between two power readings beyond which nothing is assumed
+
+    def __init__(
+        self,
+        max_gap: float = 60.0,  # seconds between two power readings beyond which nothing is assumed
     ):
         self.joules, self.max_gap = None, max_gap
-        self.t = self.power = self.counter = None   # the last reading
+        self.t = self.power = self.counter = None  # the last reading
 
-    def update(self,
-        t: float,            # seconds, any clock that only goes forward
-        power_w=None,        # W, or None
-        counter_mj=None,     # the card's counter, mJ, or None
+    def update(
+        self,
+        t: float,  # seconds, any clock that only goes forward
+        power_w=None,  # W, or None
+        counter_mj=None,  # the card's counter, mJ, or None
     ):
         "Take in one reading."
         gained = None
-        if counter_mj is not None and self.counter is not None and counter_mj >= self.counter: gained = (counter_mj-self.counter)/1000
-        elif power_w is not None and self.power is not None and t-self.t <= self.max_gap: gained = (power_w+self.power)/2*(t-self.t)
-        if gained is not None: self.joules = (self.joules or 0.) + gained
-        elif self.joules is None and (power_w, counter_mj) != (None, None): self.joules = 0.    # known from here on
-        if power_w is not None or counter_mj is not None: self.t = t
+        if counter_mj is not None and self.counter is not None and counter_mj >= self.counter:
+            gained = (counter_mj - self.counter) / 1000
+        elif power_w is not None and self.power is not None and t - self.t <= self.max_gap:
+            gained = (power_w + self.power) / 2 * (t - self.t)
+        if gained is not None:
+            self.joules = (self.joules or 0.0) + gained
+        elif self.joules is None and (power_w, counter_mj) != (None, None):
+            self.joules = 0.0  # known from here on
+        if power_w is not None or counter_mj is not None:
+            self.t = t
         self.power, self.counter = power_w, counter_mj
 
     @property
-    def wh(self): return None if self.joules is None else self.joules/3600
+    def wh(self):
+        return None if self.joules is None else self.joules / 3600
 
 # %% ../nbs/11_telemetry.ipynb #c066
 _NO_READING = dict(gpu_temp_c=None, gpu_util=None, gpu_power_w=None)
 
+
 def card_reading(
-    nvml,    # NVML's binding
+    nvml,  # NVML's binding
     handle,  # from `find_card`; None gives no readings
-)->tuple:    # °C, %, W, mJ; None for what is unknown
+) -> tuple:  # °C, %, W, mJ; None for what is unknown
     "One card's readings."
-    if handle is None: return None, None, None, None
+    if handle is None:
+        return None, None, None, None
     util, power = _ask(nvml, 'nvmlDeviceGetUtilizationRates', handle), _ask(nvml, 'nvmlDeviceGetPowerUsage', handle)
-    return (_ask(nvml, 'nvmlDeviceGetTemperature', handle, getattr(nvml, 'NVML_TEMPERATURE_GPU', 0)), getattr(util, 'gpu', None),
-            None if power is None else power/1000, _ask(nvml, 'nvmlDeviceGetTotalEnergyConsumption', handle))
+    return (
+        _ask(nvml, 'nvmlDeviceGetTemperature', handle, getattr(nvml, 'NVML_TEMPERATURE_GPU', 0)),
+        getattr(util, 'gpu', None),
+        None if power is None else power / 1000,
+        _ask(nvml, 'nvmlDeviceGetTotalEnergyConsumption', handle),
+    )
+
 
 def _over_cards(f, values: list):
     "`f` of the values, or None where there are none or one is unknown."
@@ -400,46 +528,65 @@ def _over_cards(f, values: list):
 # %% ../nbs/11_telemetry.ipynb #c069
 class DeviceMonitor:
     "Temperature, utilisation, power and energy of one card or several, about once a second. Never raises."
-    def __init__(self,
-        device='cpu',         # a torch device or its name, or a list of them; all but CUDA devices have no readings
-        every: float=1.,      # seconds between readings, at least 1
-        nvml=None,            # NVML's binding; default: `load_nvml()` if there is a CUDA device
+
+    def __init__(
+        self,
+        device='cpu',  # a torch device or its name, or a list of them; all but CUDA devices have no readings
+        every: float = 1.0,  # seconds between readings, at least 1
+        nvml=None,  # NVML's binding; default: `load_nvml()` if there is a CUDA device
         clock=time.monotonic,
-        handles: list=None,   # NVML's handles of the cards, instead of looking the devices up
+        handles: list = None,  # NVML's handles of the cards, instead of looking the devices up
     ):
         devices = [torch.device(d) for d in (device if isinstance(device, (list, tuple)) else [device])]
-        cards = [d.index if d.index is not None else torch.cuda.current_device() if torch.cuda.is_initialized() else 0 for d in devices if d.type == 'cuda']
+        cards = [
+            d.index if d.index is not None else torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+            for d in devices
+            if d.type == 'cuda'
+        ]
         self.nvml = nvml if nvml is not None else load_nvml() if cards or handles else None
-        self.handles = [] if self.nvml is None else list(handles) if handles else [find_card(self.nvml, i) for i in cards]
+        self.handles = (
+            [] if self.nvml is None else list(handles) if handles else [find_card(self.nvml, i) for i in cards]
+        )
         self.energy = [EnergyMeter() for _ in self.handles]
-        self.every, self.clock, self.before_wh = max(1., every), clock, None   # energy of earlier parts of a resumed run
+        self.every, self.clock, self.before_wh = (
+            max(1.0, every),
+            clock,
+            None,
+        )  # energy of earlier parts of a resumed run
         self._snap, self._at, self._thread, self._end = dict(_NO_READING), -math.inf, None, threading.Event()
 
     @property
     def energy_wh(self):
         now = _over_cards(sum, [e.wh for e in self.energy])
-        return self.before_wh if now is None else now + (self.before_wh or 0.)
+        return self.before_wh if now is None else now + (self.before_wh or 0.0)
 
     def sample(self):
         "Read all cards now."
         t, rows = self.clock(), [card_reading(self.nvml, h) for h in self.handles]
-        for e, (_, _, power, counter) in zip(self.energy, rows): e.update(t, power, counter)
-        temp, util, power = (_over_cards(f, [r[i] for r in rows]) for i, f in enumerate((max, lambda v: sum(v)/len(v), sum)))
+        for e, (_, _, power, counter) in zip(self.energy, rows):
+            e.update(t, power, counter)
+        temp, util, power = (
+            _over_cards(f, [r[i] for r in rows]) for i, f in enumerate((max, lambda v: sum(v) / len(v), sum))
+        )
         self._snap, self._at = dict(gpu_temp_c=temp, gpu_util=util, gpu_power_w=power), t
 
-    def read(self)->dict:
+    def read(self) -> dict:
         "The latest readings; None for what is unknown or older than ten periods."
-        if self.handles and self._thread is None and self.clock()-self._at >= self.every: self.sample()
-        fresh = self.clock()-self._at <= 10*self.every
+        if self.handles and self._thread is None and self.clock() - self._at >= self.every:
+            self.sample()
+        fresh = self.clock() - self._at <= 10 * self.every
         return {**(self._snap if fresh else _NO_READING), 'energy_wh': self.energy_wh}
 
     def _loop(self):
-        while not self._end.wait(self.every): self.sample()
+        while not self._end.wait(self.every):
+            self.sample()
 
     def start(self):
         "Read in the background from now on. Does nothing without a card."
-        if not self.handles or self._thread: return self
-        self.sample(); self._end.clear()
+        if not self.handles or self._thread:
+            return self
+        self.sample()
+        self._end.clear()
         self._thread = threading.Thread(target=self._loop, name='i3nb-telemetry', daemon=True)
         self._thread.start()
         return self
@@ -447,30 +594,40 @@ class DeviceMonitor:
     def stop(self):
         "End the background thread; one that hangs in the driver is left behind."
         self._end.set()
-        if self._thread: self._thread.join(timeout=2.); self._thread = None
+        if self._thread:
+            self._thread.join(timeout=2.0)
+            self._thread = None
 
-    def __enter__(self): return self.start()
-    def __exit__(self, *_): self.stop()
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
 
 # %% ../nbs/11_telemetry.ipynb #c078
 class Telemetry:
     "Memory, device readings and elapsed time of a run, as keys of `metrics.jsonl`."
-    def __init__(self,
-        device='cpu',      # where this process trains: its memory is reported
-        cards=None,        # devices whose sensors are read (a list, for several cards); default: `device`
-        every: float=1.,   # seconds between sensor readings
-        monitor=None,      # a `DeviceMonitor` of your own, instead of one for `cards`
+
+    def __init__(
+        self,
+        device='cpu',  # where this process trains: its memory is reported
+        cards=None,  # devices whose sensors are read (a list, for several cards); default: `device`
+        every: float = 1.0,  # seconds between sensor readings
+        monitor=None,  # a `DeviceMonitor` of your own, instead of one for `cards`
     ):
         self.memory, self.monitor = MemoryMeter(device), monitor or DeviceMonitor(cards or device, every)
-        self.before_s, self.began = 0., None
+        self.before_s, self.began = 0.0, None
 
     @property
-    def elapsed_s(self): return self.before_s + (0. if self.began is None else time.monotonic()-self.began)
+    def elapsed_s(self):
+        return self.before_s + (0.0 if self.began is None else time.monotonic() - self.began)
 
     def start(self):
         "Start the clock, the sensors and a new memory peak."
-        if self.began is None: self.began = time.monotonic()
-        self.memory.reset(); self.monitor.start()
+        if self.began is None:
+            self.began = time.monotonic()
+        self.memory.reset()
+        self.monitor.start()
         return self
 
     def stop(self):
@@ -478,88 +635,133 @@ class Telemetry:
         self.before_s, self.began = self.elapsed_s, None
         self.monitor.stop()
 
-    def read(self)->dict:
+    def read(self) -> dict:
         "Call it between steps: `mem_*`, `gpu_*`, `energy_wh`, `elapsed_s`."
         return {**self.memory.read(), **self.monitor.read(), 'elapsed_s': self.elapsed_s}
 
-    def state_dict(self)->dict: return dict(elapsed_s=self.elapsed_s, energy_wh=self.monitor.energy_wh)
+    def state_dict(self) -> dict:
+        return dict(elapsed_s=self.elapsed_s, energy_wh=self.monitor.energy_wh)
 
     def load_state_dict(self, state: dict):
         "Go on from an earlier part of the run. Call it before `start`."
         self.before_s, self.monitor.before_wh = state['elapsed_s'], state['energy_wh']
 
-    def __enter__(self): return self.start()
-    def __exit__(self, *_): self.stop()
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
 
 # %% ../nbs/11_telemetry.ipynb #c081
 THEMES = dict(
-    light=dict(bg='white', fg='#222222', dim='#6b6b6b', grid='#e6e6e6', colors=('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')),
-    dark=dict(bg='#16181d', fg='#e8e8e8', dim='#a0a0a0', grid='#33363d', colors=('#56B4E9', '#E69F00', '#2fc79a', '#CC79A7', '#F0E442', '#5b8def')),
+    light=dict(
+        bg='white',
+        fg='#222222',
+        dim='#6b6b6b',
+        grid='#e6e6e6',
+        colors=('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'),
+    ),
+    dark=dict(
+        bg='#16181d',
+        fg='#e8e8e8',
+        dim='#a0a0a0',
+        grid='#33363d',
+        colors=('#56B4E9', '#E69F00', '#2fc79a', '#CC79A7', '#F0E442', '#5b8def'),
+    ),
 )
 
+
 def draw_line(
-    ax,                 # a matplotlib axes
-    x, y,               # float arrays; NaN where unknown
-    sparse=False,       # few points expected (validation): joined over the gaps, each marked
-    marker='o', **kw,   # passed to `ax.plot`
-)->bool:                # False where there was nothing to draw
+    ax,  # a matplotlib axes
+    x,
+    y,  # float arrays; NaN where unknown
+    sparse=False,  # few points expected (validation): joined over the gaps, each marked
+    marker='o',
+    **kw,  # passed to `ax.plot`
+) -> bool:  # False where there was nothing to draw
     "A line that shows every known point."
     ok = np.isfinite(x) & np.isfinite(y)
-    if not ok.any(): return False
-    if sparse: x, y = x[ok], y[ok]
+    if not ok.any():
+        return False
+    if sparse:
+        x, y = x[ok], y[ok]
     dots = sparse or ok.sum() <= 30
-    line, = ax.plot(x, np.where(np.isfinite(y), y, np.nan), marker=marker if dots else '', ms=3.5, **kw)
+    (line,) = ax.plot(x, np.where(np.isfinite(y), y, np.nan), marker=marker if dots else '', ms=3.5, **kw)
     edge = np.r_[False, ok, False]
     lone = ok & ~edge[:-2] & ~edge[2:]
-    if not dots and lone.any(): ax.plot(x[lone], y[lone], 'o', ms=2, color=line.get_color())
+    if not dots and lone.any():
+        ax.plot(x[lone], y[lone], 'o', ms=2, color=line.get_color())
     return True
 
+
 def smooth_line(
-    y,             # float array, NaN where unknown
-    width=None,    # steps over which the weights fall by e; default: a sixtieth of the run, 2 to 100
-):                 # the smoothed line; NaN where `y` is not finite
+    y,  # float array, NaN where unknown
+    width=None,  # steps over which the weights fall by e; default: a sixtieth of the run, 2 to 100
+):  # the smoothed line; NaN where `y` is not finite
     "A straight line fitted around every point, near points weighing more: no lag, for drawing after the fact."
-    y = np.asarray(y, dtype=float); ok = np.isfinite(y); n = len(y)
-    if not ok.any(): return np.full(n, np.nan)
-    width = width or min(100, max(2, n//60))
-    d = np.arange(4*width, -4*width-1, -1)                                  # neighbour's place - own place
-    def around(a, p): return np.convolve(a, np.exp(-abs(d)/width)*d**p)[4*width:4*width+n]
+    y = np.asarray(y, dtype=float)
+    ok = np.isfinite(y)
+    n = len(y)
+    if not ok.any():
+        return np.full(n, np.nan)
+    width = width or min(100, max(2, n // 60))
+    d = np.arange(4 * width, -4 * width - 1, -1)  # neighbour's place - own place
+
+    def around(a, p):
+        return np.convolve(a, np.exp(-abs(d) / width) * d**p)[4 * width : 4 * width + n]
+
     s0, s1, s2 = (around(ok.astype(float), p) for p in range(3))
-    t0, t1 = (around(np.where(ok, y, 0.), p) for p in range(2))
-    det = s0*s2 - s1**2                                                     # 0 where a point is alone: then the weighted mean
-    with np.errstate(all='ignore'): fit = np.where(det > 1e-9, (s2*t0 - s1*t1)/det, t0/s0)
+    t0, t1 = (around(np.where(ok, y, 0.0), p) for p in range(2))
+    det = s0 * s2 - s1**2  # 0 where a point is alone: then the weighted mean
+    with np.errstate(all='ignore'):
+        fit = np.where(det > 1e-9, (s2 * t0 - s1 * t1) / det, t0 / s0)
     return np.where(ok, fit, np.nan)
 
 # %% ../nbs/11_telemetry.ipynb #c084
 def _from_zero(ax, top=None):
     "Let the axis start at 0, whatever was drawn so far."
     most = max((np.nanmax(l.get_ydata(), initial=0) for l in ax.lines), default=0)
-    ax.set_ylim(0, top or 1.12*most or 1)
+    ax.set_ylim(0, top or 1.12 * most or 1)
+
 
 def _log(ax):
     "A log axis with plain numbers, for positive data."
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-    lo, hi = (f([f(y) for l in ax.lines if len(y := np.asarray(l.get_ydata())[np.asarray(l.get_ydata()) > 0])], default=None) for f in (min, max))
-    if lo is None or not math.isfinite(hi): return
+
+    lo, hi = (
+        f([f(y) for l in ax.lines if len(y := np.asarray(l.get_ydata())[np.asarray(l.get_ydata()) > 0])], default=None)
+        for f in (min, max)
+    )
+    if lo is None or not math.isfinite(hi):
+        return
     ax.set_yscale('log')
-    if hi < 12*lo: ax.yaxis.set_major_locator(MaxNLocator(4))                    # less than a decade: even steps
-    else: ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if hi/lo < 50 else (1,), numticks=7))
-    ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}'); ax.yaxis.set_minor_formatter(NullFormatter())
+    if hi < 12 * lo:
+        ax.yaxis.set_major_locator(MaxNLocator(4))  # less than a decade: even steps
+    else:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if hi / lo < 50 else (1,), numticks=7))
+    ax.yaxis.set_major_formatter(lambda v, _: f'{v:,.0f}' if v >= 100 else f'{v:.2g}')
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
 
 def panel_loss(ax, c, x, colors, t):
     "Training loss (raw and smoothed) and validation loss."
     many = np.isfinite(c['loss']).sum() > 30
-    draw_line(ax, x, c['loss'], color=colors[0], lw=.8, alpha=.4 if many else 1, label=None if many else 'train')
-    if many: draw_line(ax, x, smooth_line(c['loss']), color=colors[0], lw=1.6, label='train, smoothed')
+    draw_line(ax, x, c['loss'], color=colors[0], lw=0.8, alpha=0.4 if many else 1, label=None if many else 'train')
+    if many:
+        draw_line(ax, x, smooth_line(c['loss']), color=colors[0], lw=1.6, label='train, smoothed')
     draw_line(ax, x, c['val_loss'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
     ax.set_title('Loss (nats a token)')
+
 
 def panel_ppl(ax, c, x, colors, t):
     "Perplexity, on a log axis."
     draw_line(ax, x, c['ppl'], color=colors[0], lw=1.2, label='train')
     draw_line(ax, x, c['val_ppl'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
-    if colors[0] != colors[1]: draw_line(ax, x, c['ppl_harmonic'], color=t['dim'], lw=1.2, ls=':', marker='', label='harmonic mean')
-    _log(ax); ax.set_title('Perplexity (per token, log)')
+    if colors[0] != colors[1]:
+        draw_line(ax, x, c['ppl_harmonic'], color=t['dim'], lw=1.2, ls=':', marker='', label='harmonic mean')
+    _log(ax)
+    ax.set_title('Perplexity (per token, log)')
+
 
 def panel_bpb(ax, c, x, colors, t):
     "Bits per byte of the validation text."
@@ -570,97 +772,166 @@ def panel_bpb(ax, c, x, colors, t):
 def panel_lr(ax, c, x, colors, t):
     "Learning rate: the upper half of a place it shares with the gradient norm."
     draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
-    _from_zero(ax); ax.yaxis.set_major_formatter(lambda v, _: f'{v:.4g}'); ax.set_title('Learning rate, gradient norm (log)')
+    _from_zero(ax)
+    ax.yaxis.set_major_formatter(lambda v, _: f'{v:.4g}')
+    ax.set_title('Learning rate, gradient norm (log)')
+
 
 def panel_grad(ax, c, x, colors, t):
     "Norm of the unscaled gradient, on a log axis."
-    draw_line(ax, x, c['grad_norm'], color=colors[0], lw=1); _log(ax)
+    draw_line(ax, x, c['grad_norm'], color=colors[0], lw=1)
+    _log(ax)
+
 
 def panel_speed(ax, c, x, colors, t):
     "Tokens a second, with the median."
     from matplotlib.ticker import EngFormatter
-    draw_line(ax, x, c['tokens_per_s'], color=colors[0], lw=.8, alpha=.6)
+
+    draw_line(ax, x, c['tokens_per_s'], color=colors[0], lw=0.8, alpha=0.6)
     if np.isfinite(c['tokens_per_s']).any():
         ax.axhline(m := np.nanmedian(c['tokens_per_s']), color=colors[0], lw=1.6, label=f'median {m:,.0f}')
-    _from_zero(ax); ax.yaxis.set_major_formatter(EngFormatter(sep='')); ax.set_title('Tokens a second')
+    _from_zero(ax)
+    ax.yaxis.set_major_formatter(EngFormatter(sep=''))
+    ax.set_title('Tokens a second')
+
 
 def panel_memory(ax, c, x, colors, t):
     "Memory between steps and at its peak."
     for key, i, name, look in (('mem_peak_gb', 1, 'peak', '--'), ('mem_allocated_gb', 0, 'between steps', '-')):
         known = c[key][np.isfinite(c[key])]
-        if len(known): draw_line(ax, x, c[key], color=colors[i], lw=1.4, ls=look, label=f'{name} {known[-1]:.2f}')
-    _from_zero(ax); ax.set_title('Memory (GB = 10⁹ bytes)')
+        if len(known):
+            draw_line(ax, x, c[key], color=colors[i], lw=1.4, ls=look, label=f'{name} {known[-1]:.2f}')
+    _from_zero(ax)
+    ax.set_title('Memory (GB = 10⁹ bytes)')
+
 
 def _panel(key, title, top=None):
-    def f(ax, c, x, colors, t): draw_line(ax, x, c[key], color=colors[0], lw=1.2); _from_zero(ax, top); ax.set_title(title)
+    def f(ax, c, x, colors, t):
+        draw_line(ax, x, c[key], color=colors[0], lw=1.2)
+        _from_zero(ax, top)
+        ax.set_title(title)
+
     return f
-panel_temp, panel_util, panel_power = _panel('gpu_temp_c', 'GPU temperature (°C)'), _panel('gpu_util', 'GPU busy (%)', 105), _panel('gpu_power_w', 'GPU power (W)')
+
+
+panel_temp, panel_util, panel_power = (
+    _panel('gpu_temp_c', 'GPU temperature (°C)'),
+    _panel('gpu_util', 'GPU busy (%)', 105),
+    _panel('gpu_power_w', 'GPU power (W)'),
+)
 
 # %% ../nbs/11_telemetry.ipynb #c088
 def load_run(
-    run,         # a run folder, a metrics file, or rows
-)->tuple:        # (name, columns)
+    run,  # a run folder, a metrics file, or rows
+) -> tuple:  # (name, columns)
     "A run's name and columns; a place without metrics raises `I3Error`."
-    if isinstance(run, (list, tuple)): return 'run', to_columns(run)
+    if isinstance(run, (list, tuple)):
+        return 'run', to_columns(run)
     path = Path(run)
-    file = path/'metrics.jsonl' if path.is_dir() else path
-    if not file.is_file(): raise I3Error(f'{str(run)!r}: no metrics there; give a run folder that holds metrics.jsonl, or such a file')
+    file = path / 'metrics.jsonl' if path.is_dir() else path
+    if not file.is_file():
+        raise I3Error(f'{str(run)!r}: no metrics there; give a run folder that holds metrics.jsonl, or such a file')
     return (file.parent.resolve().name if file.name == 'metrics.jsonl' else file.stem), to_columns(read_metrics(file))
+
 
 def _style(ax, t: dict):
     "Quiet axes: thin frame, light grid, a word where there is nothing to see."
-    ax.set_facecolor(t['bg']); ax.grid(color=t['grid'], lw=.6); ax.set_axisbelow(True)
-    ax.spines[['top', 'right']].set_visible(False); ax.spines[['left', 'bottom']].set_color(t['dim'])
-    ax.tick_params(colors=t['dim'], labelsize=8, which='both'); ax.tick_params(which='minor', length=0); ax.title.set(color=t['fg'], fontsize=9.5, ha='left', x=0)
-    ax.margins(x=.02)
+    ax.set_facecolor(t['bg'])
+    ax.grid(color=t['grid'], lw=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.spines[['left', 'bottom']].set_color(t['dim'])
+    ax.tick_params(colors=t['dim'], labelsize=8, which='both')
+    ax.tick_params(which='minor', length=0)
+    ax.title.set(color=t['fg'], fontsize=9.5, ha='left', x=0)
+    ax.margins(x=0.02)
     if not ax.has_data():
-        ax.text(.5, .5, 'no data', transform=ax.transAxes, ha='center', va='center', color=t['dim'], fontsize=9)
-        ax.grid(False); ax.set_xticks([]); ax.set_yticks([])
+        ax.text(0.5, 0.5, 'no data', transform=ax.transAxes, ha='center', va='center', color=t['dim'], fontsize=9)
+        ax.grid(False)
+        ax.set_xticks([])
+        ax.set_yticks([])
+
 
 def _paper_lines(ax, t: dict):
     "The papers' perplexities, for orientation; said below the axis, where no run's line can cross it."
-    for v in PAPER_PPL.values(): ax.axhline(v, color=t['dim'], lw=.9)
-    ax.set_xlabel(f"grey: the papers' {' and '.join(f'{v:g}' for v in PAPER_PPL.values())}", fontsize=8, color=t['dim'], loc='right', labelpad=1)
+    for v in PAPER_PPL.values():
+        ax.axhline(v, color=t['dim'], lw=0.9)
+    ax.set_xlabel(
+        f"grey: the papers' {' and '.join(f'{v:g}' for v in PAPER_PPL.values())}",
+        fontsize=8,
+        color=t['dim'],
+        loc='right',
+        labelpad=1,
+    )
+
 
 def _axes(
-    fig, cols: list,   # the runs' columns: they say whether there is a row for the card's sensors
-    lines: int=1,      # lines of text above
-)->dict:
+    fig,
+    cols: list,  # the runs' columns: they say whether there is a row for the card's sensors
+    lines: int = 1,  # lines of text above
+) -> dict:
     "Axes by panel, laid out in inches; learning rate and gradient norm share a place."
     gpu = any(np.isfinite(c[k]).any() for c in cols for k in ('gpu_temp_c', 'gpu_util', 'gpu_power_w'))
-    rows, head, foot = 3 if gpu else 2, .5 + .22*lines, .5
-    high = head + rows*2 + (rows-1)*.6 + foot
+    rows, head, foot = 3 if gpu else 2, 0.5 + 0.22 * lines, 0.5
+    high = head + rows * 2 + (rows - 1) * 0.6 + foot
     fig.set_size_inches(11, high)
-    grid = fig.add_gridspec(rows, 3, hspace=.3, wspace=.22, left=.055, right=.985, bottom=foot/high, top=1-head/high)
-    pair = grid[1, 0].subgridspec(2, 1, hspace=.15)
-    at = {panel_loss: grid[0, 0], panel_ppl: grid[0, 1], panel_bpb: grid[0, 2], panel_lr: pair[0], panel_grad: pair[1], panel_speed: grid[1, 1], panel_memory: grid[1, 2]}
-    if gpu: at |= {panel_temp: grid[2, 0], panel_util: grid[2, 1], panel_power: grid[2, 2]}
+    grid = fig.add_gridspec(
+        rows, 3, hspace=0.3, wspace=0.22, left=0.055, right=0.985, bottom=foot / high, top=1 - head / high
+    )
+    pair = grid[1, 0].subgridspec(2, 1, hspace=0.15)
+    at = {
+        panel_loss: grid[0, 0],
+        panel_ppl: grid[0, 1],
+        panel_bpb: grid[0, 2],
+        panel_lr: pair[0],
+        panel_grad: pair[1],
+        panel_speed: grid[1, 1],
+        panel_memory: grid[1, 2],
+    }
+    if gpu:
+        at |= {panel_temp: grid[2, 0], panel_util: grid[2, 1], panel_power: grid[2, 2]}
     return {p: fig.add_subplot(g) for p, g in at.items()}
 
 # %% ../nbs/11_telemetry.ipynb #c090
-def _time(s: float)->str:
+def _time(s: float) -> str:
     "Seconds as people read them."
-    if s < 60: return f'{s:.1f} s'
-    s = round(s)                                    # first, or 179.7 s would read 2:60
-    return f'{s//3600}:{s//60%60:02}:{s%60:02} h' if s >= 3600 else f'{s//60}:{s%60:02} min'
+    if s < 60:
+        return f'{s:.1f} s'
+    s = round(s)  # first, or 179.7 s would read 2:60
+    return f'{s // 3600}:{s // 60 % 60:02}:{s % 60:02} h' if s >= 3600 else f'{s // 60}:{s % 60:02} min'
 
-def _headline(name: str, c: dict)->str:
+
+def _headline(name: str, c: dict) -> str:
     "A run in one line: steps, tokens, time, last figures."
-    shown = dict(step='step {:,.0f}', tokens='{:,.0f} tokens', elapsed_s=_time, val_ppl='validation perplexity {:.4g}', val_bits_per_byte='{:.3g} bits per byte', energy_wh='{:.3g} Wh')
-    parts = [f.format(v[-1]) if isinstance(f, str) else f(v[-1]) for k, f in shown.items() if len(v := c[k][np.isfinite(c[k])])]
-    return f"{name}:  {'  ·  '.join(parts) or 'no steps yet'}"
+    shown = dict(
+        step='step {:,.0f}',
+        tokens='{:,.0f} tokens',
+        elapsed_s=_time,
+        val_ppl='validation perplexity {:.4g}',
+        val_bits_per_byte='{:.3g} bits per byte',
+        energy_wh='{:.3g} Wh',
+    )
+    parts = [
+        f.format(v[-1]) if isinstance(f, str) else f(v[-1])
+        for k, f in shown.items()
+        if len(v := c[k][np.isfinite(c[k])])
+    ]
+    return f'{name}:  {"  ·  ".join(parts) or "no steps yet"}'
+
 
 def figure_bytes(
-    fig,             # a matplotlib figure
-    kind='png',      # 'png', 'svg' or 'pdf'
+    fig,  # a matplotlib figure
+    kind='png',  # 'png', 'svg' or 'pdf'
     dpi=130,
-    colors=None,     # for a PNG: reduce it to so many colours; 64 make it three times smaller
-)->bytes:
+    colors=None,  # for a PNG: reduce it to so many colours; 64 make it three times smaller
+) -> bytes:
     "A figure as the bytes of an image file."
     buf = io.BytesIO()
     fig.savefig(buf, format=kind, dpi=dpi, facecolor=fig.get_facecolor())
-    if kind != 'png' or not colors: return buf.getvalue()
+    if kind != 'png' or not colors:
+        return buf.getvalue()
     from PIL import Image
+
     small = io.BytesIO()
     Image.open(buf).convert('RGB').quantize(colors, dither=Image.Dither.NONE).save(small, format='png', optimize=True)
     return small.getvalue()
@@ -669,42 +940,66 @@ def figure_bytes(
 def _finish(panel, ax, t: dict, x: str, span: tuple, one: bool):
     "What an axes gets once all runs are drawn on it."
     from matplotlib.ticker import EngFormatter, MaxNLocator
-    _style(ax, t)
-    if not ax.has_data(): return
-    ax.set_xlim(*span); ax.xaxis.set_major_locator(MaxNLocator(6)); ax.xaxis.set_major_formatter(EngFormatter(sep='') if x == 'tokens' else '{x:g}')
-    if panel is panel_lr: ax.tick_params(labelbottom=False)
-    elif ax.get_subplotspec().get_topmost_subplotspec().is_last_row(): ax.set_xlabel({'elapsed_s': 'seconds'}.get(x, x), fontsize=8.5, color=t['dim'])
-    if one and ax.get_legend_handles_labels()[0]: ax.legend(frameon=False, fontsize=8, labelcolor=t['fg'], loc='lower right' if panel in (panel_speed, panel_memory) else 'upper right')
 
-def _span(xs: list)->tuple:
+    _style(ax, t)
+    if not ax.has_data():
+        return
+    ax.set_xlim(*span)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_formatter(EngFormatter(sep='') if x == 'tokens' else '{x:g}')
+    if panel is panel_lr:
+        ax.tick_params(labelbottom=False)
+    elif ax.get_subplotspec().get_topmost_subplotspec().is_last_row():
+        ax.set_xlabel({'elapsed_s': 'seconds'}.get(x, x), fontsize=8.5, color=t['dim'])
+    if one and ax.get_legend_handles_labels()[0]:
+        ax.legend(
+            frameon=False,
+            fontsize=8,
+            labelcolor=t['fg'],
+            loc='lower right' if panel in (panel_speed, panel_memory) else 'upper right',
+        )
+
+
+def _span(xs: list) -> tuple:
     "Common limits of the horizontal axis, a little wider than the data."
     known = np.concatenate([v[np.isfinite(v)] for v in xs]) if xs else np.array([])
-    lo, hi = (known.min(), known.max()) if len(known) else (0., 1.)
-    pad = .02*(hi-lo) or .5
-    return lo-pad, hi+pad
+    lo, hi = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    pad = 0.02 * (hi - lo) or 0.5
+    return lo - pad, hi + pad
+
 
 def plot_run(
-    runs,            # a run folder, a metrics file or rows (dicts); or a list of folders and files, to compare
-    out=None,        # where to save the figure, too: .png, .svg or .pdf
-    x='step',        # the horizontal axis: 'step', 'tokens' or 'elapsed_s'
-    papers=True,     # draw the papers' perplexities, 69.26 and 48.15
-    theme='light',   # or 'dark'
-):                   # a matplotlib figure
+    runs,  # a run folder, a metrics file or rows (dicts); or a list of folders and files, to compare
+    out=None,  # where to save the figure, too: .png, .svg or .pdf
+    x='step',  # the horizontal axis: 'step', 'tokens' or 'elapsed_s'
+    papers=True,  # draw the papers' perplexities, 69.26 and 48.15
+    theme='light',  # or 'dark'
+):  # a matplotlib figure
     "Draw a run, or several in one figure."
     from matplotlib.figure import Figure
-    if x not in ('step', 'tokens', 'elapsed_s'): raise I3Error(f"plot_run: x={x!r} is unknown; use 'step', 'tokens' or 'elapsed_s'")
-    if theme not in THEMES: raise I3Error(f"plot_run: theme={theme!r} is unknown; use {' or '.join(map(repr, THEMES))}")
+
+    if x not in ('step', 'tokens', 'elapsed_s'):
+        raise I3Error(f"plot_run: x={x!r} is unknown; use 'step', 'tokens' or 'elapsed_s'")
+    if theme not in THEMES:
+        raise I3Error(f'plot_run: theme={theme!r} is unknown; use {" or ".join(map(repr, THEMES))}')
     kind = (Path(out).suffix[1:].lower() or 'png') if out is not None else 'png'
-    if kind not in ('png', 'svg', 'pdf'): raise I3Error(f"{str(out)!r}: cannot draw a '.{kind}'; use .png, .svg or .pdf")
+    if kind not in ('png', 'svg', 'pdf'):
+        raise I3Error(f"{str(out)!r}: cannot draw a '.{kind}'; use .png, .svg or .pdf")
     one = not isinstance(runs, (list, tuple)) or not runs or isinstance(runs[0], dict)
     data, t = [load_run(r) for r in ([runs] if one else runs)], THEMES[theme]
     colors = [t['colors'][i % len(t['colors'])] for i in range(len(data))]
-    heads = [(_headline(n, c), t['fg'] if one else k) for (n, c), k in zip(data, colors)] + [('dashed: validation; for memory, the peak', t['dim'])]*(not one)
+    heads = [(_headline(n, c), t['fg'] if one else k) for (n, c), k in zip(data, colors)] + [
+        ('dashed: validation; for memory, the peak', t['dim'])
+    ] * (not one)
     fig = Figure(dpi=72, facecolor=t['bg'])
     for panel, ax in _axes(fig, [c for _, c in data], len(heads)).items():
-        for (_, c), k in zip(data, colors): panel(ax, c, c[x], t['colors'] if one else (k, k), t)
-        if panel is panel_ppl and papers and ax.has_data(): _paper_lines(ax, t)
+        for (_, c), k in zip(data, colors):
+            panel(ax, c, c[x], t['colors'] if one else (k, k), t)
+        if panel is panel_ppl and papers and ax.has_data():
+            _paper_lines(ax, t)
         _finish(panel, ax, t, x, _span([c[x] for _, c in data]), one)
-    for i, (text, color) in enumerate(heads): fig.text(.055, 1-(.22+.22*i)/fig.get_figheight(), text, fontsize=10, color=color, va='center')
-    if out is not None: write_atomic(out, figure_bytes(fig, kind))
+    for i, (text, color) in enumerate(heads):
+        fig.text(0.055, 1 - (0.22 + 0.22 * i) / fig.get_figheight(), text, fontsize=10, color=color, va='center')
+    if out is not None:
+        write_atomic(out, figure_bytes(fig, kind))
     return fig

@@ -10,7 +10,11 @@ __all__ = ['BLANK', 'PUNCT', 'MAX_WORD', 'SEGMENT', 'EOT', 'PAD', 'CAP', 'UP', '
            'CompiledCounter', 'piece_counter', 'read_rules', 'byte_letters']
 
 # %% ../nbs/01_tokenizer.ipynb #c003
-import codecs, ctypes, hashlib, json, re
+import codecs
+import ctypes
+import hashlib
+import json
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -21,77 +25,122 @@ from .core import I3Error, write_atomic
 from .native import compile_c
 
 # %% ../nbs/01_tokenizer.ipynb #c006
-BLANK = [(0x00, 0x1f), (0x7f, 0xa0), (0x1680, 0x1680), (0x2000, 0x200a), (0x2028, 0x2029), (0x202f, 0x202f),
-         (0x205f, 0x205f), (0x3000, 0x3000)]      # controls and white space; the plain space U+0020 is a kind of its own
-PUNCT = [(0x21, 0x2f), (0x3a, 0x40), (0x5b, 0x60), (0x7b, 0x7e), (0xa1, 0xa9), (0xab, 0xb4), (0xb6, 0xb9), (0xbb, 0xbf),
-         (0xd7, 0xd7), (0xf7, 0xf7), (0x200b, 0x2027), (0x202a, 0x202e), (0x2030, 0x205e), (0x2060, 0x206f),
-         (0x20a0, 0x20cf), (0x2190, 0x245f), (0x2500, 0x2bff), (0x3001, 0x3003), (0x3008, 0x3020), (0xfe00, 0xfe0f),
-         (0xff01, 0xff0f), (0xff1a, 0xff20), (0xff3b, 0xff40), (0xff5b, 0xff65), (0x1f000, 0x1faff)]  # and symbols, emoji
-MAX_WORD = 48                                     # characters in a segment; longer ones are cut there
+BLANK = [
+    (0x00, 0x1F),
+    (0x7F, 0xA0),
+    (0x1680, 0x1680),
+    (0x2000, 0x200A),
+    (0x2028, 0x2029),
+    (0x202F, 0x202F),
+    (0x205F, 0x205F),
+    (0x3000, 0x3000),
+]  # controls and white space; the plain space U+0020 is a kind of its own
+PUNCT = [
+    (0x21, 0x2F),
+    (0x3A, 0x40),
+    (0x5B, 0x60),
+    (0x7B, 0x7E),
+    (0xA1, 0xA9),
+    (0xAB, 0xB4),
+    (0xB6, 0xB9),
+    (0xBB, 0xBF),
+    (0xD7, 0xD7),
+    (0xF7, 0xF7),
+    (0x200B, 0x2027),
+    (0x202A, 0x202E),
+    (0x2030, 0x205E),
+    (0x2060, 0x206F),
+    (0x20A0, 0x20CF),
+    (0x2190, 0x245F),
+    (0x2500, 0x2BFF),
+    (0x3001, 0x3003),
+    (0x3008, 0x3020),
+    (0xFE00, 0xFE0F),
+    (0xFF01, 0xFF0F),
+    (0xFF1A, 0xFF20),
+    (0xFF3B, 0xFF40),
+    (0xFF5B, 0xFF65),
+    (0x1F000, 0x1FAFF),
+]  # and symbols, emoji
+MAX_WORD = 48  # characters in a segment; longer ones are cut there
+
 
 def kind(
-    c: str, # one character
-)->str:     # 'space', 'blank', 'punct' or 'word'
+    c: str,  # one character
+) -> str:  # 'space', 'blank', 'punct' or 'word'
     "The kind of a character, the same in every Python version."
-    if c == ' ': return 'space'
+    if c == ' ':
+        return 'space'
     o = ord(c)
-    if any(a <= o <= b for a, b in BLANK): return 'blank'
+    if any(a <= o <= b for a, b in BLANK):
+        return 'blank'
     return 'punct' if any(a <= o <= b for a, b in PUNCT) else 'word'
 
 # %% ../nbs/01_tokenizer.ipynb #c009
 def segments_ref(
-    text: str, # lower-case text
-)->list:       # segments; joined they give `text` again
+    text: str,  # lower-case text
+) -> list:  # segments; joined they give `text` again
     "Cut `text` into segments, character by character. Slow, and the definition of what the fast form must do."
     out, i, n = [], 0, len(text)
     while i < n:
         j = i + (text[i] == ' ')
         what = kind(text[j]) if j < n else 'space'
-        if j > i and what in ('space', 'blank'): out.append(' '); i = j; continue
+        if j > i and what in ('space', 'blank'):
+            out.append(' ')
+            i = j
+            continue
         end = j + 1
         while end < n and end - j < MAX_WORD:
             inside = what == 'word' and text[end] in "'’" and end + 1 < n and kind(text[end + 1]) == 'word'
-            if kind(text[end]) != what and not inside: break
+            if kind(text[end]) != what and not inside:
+                break
             end += 1
-        out.append(text[i:end]); i = end
+        out.append(text[i:end])
+        i = end
     return out
 
 # %% ../nbs/01_tokenizer.ipynb #c012
 def char_class(
-    ranges,             # list of (first, last) code points
-    negate=False,       # match everything but these
-    esc='\\U{:08x}',    # how the regex engine writes a code point
-)->str:
+    ranges,  # list of (first, last) code points
+    negate=False,  # match everything but these
+    esc='\\U{:08x}',  # how the regex engine writes a code point
+) -> str:
     "A character class of a regular expression."
-    return '[' + '^'*negate + ''.join(esc.format(a) + '-' + esc.format(b) for a, b in ranges) + ']'
+    return '[' + '^' * negate + ''.join(esc.format(a) + '-' + esc.format(b) for a, b in ranges) + ']'
+
 
 def segment_pattern(
-    esc='\\U{:08x}',    # how the regex engine writes a code point
-)->str:
+    esc='\\U{:08x}',  # how the regex engine writes a code point
+) -> str:
     "The regular expression whose successive matches are `segments_ref`'s segments."
     word = char_class(BLANK + PUNCT + [(0x20, 0x20)], True, esc)
-    return (f" ?{word}(?:{word}|['’](?={word})){{0,{MAX_WORD-1}}}"
-            f"| ?{char_class(PUNCT, esc=esc)}{{1,{MAX_WORD}}}|{char_class(BLANK, esc=esc)}{{1,{MAX_WORD}}}| ")
+    return (
+        f" ?{word}(?:{word}|['’](?={word})){{0,{MAX_WORD - 1}}}"
+        f'| ?{char_class(PUNCT, esc=esc)}{{1,{MAX_WORD}}}|{char_class(BLANK, esc=esc)}{{1,{MAX_WORD}}}| '
+    )
+
 
 SEGMENT = re.compile(segment_pattern())
 
 # %% ../nbs/01_tokenizer.ipynb #c015
 def cut(
-    segment: str, # from `segments_ref`
-)->list:          # its chunks: at most 3 characters each, joined they give `segment`
+    segment: str,  # from `segments_ref`
+) -> list:  # its chunks: at most 3 characters each, joined they give `segment`
     "Cut one segment into chunks. This is the whole rule; it knows no vocabulary."
-    if segment == ' ': return [segment]
+    if segment == ' ':
+        return [segment]
     bare = segment[0] != ' '
-    s, out, i = ' '*bare + segment, [], 0
+    s, out, i = ' ' * bare + segment, [], 0
     while i < len(s):
         k = 2 if len(s) - i in (2, 4) else 3
-        out.append(s[i:i + k]); i += k
+        out.append(s[i : i + k])
+        i += k
     return [out[0][bare:], *out[1:]]
 
 # %% ../nbs/01_tokenizer.ipynb #c018
 def blocks(
-    text: str,      # any text
-    size=1 << 20,   # rough length of a block, in characters
+    text: str,  # any text
+    size=1 << 20,  # rough length of a block, in characters
 ):
     "Yield blocks of `text` cut at spaces: `' '.join(blocks(text)) == text`. Keeps the lists made from a huge text short."
     i = 0
@@ -100,21 +149,26 @@ def blocks(
         i = j + 1
     yield text[i:]
 
+
 class PieceCounter:
     "Counts the chunks of a stream of texts in bounded memory."
-    def __init__(self,
+
+    def __init__(
+        self,
         max_pieces=1_000_000,  # entries of the chunk table before it is pruned to half
-        max_chars=1 << 22,     # characters between two foldings
+        max_chars=1 << 22,  # characters between two foldings
     ):
         self.max_pieces, self.max_chars = max_pieces, max_chars
         self.pieces, self.units = Counter(), Counter()
         self.undercount = self.seen = self.n_texts = self.n_bytes = 0
 
-    def __len__(self): return len(self.pieces)
+    def __len__(self):
+        return len(self.pieces)
 
 # %% ../nbs/01_tokenizer.ipynb #c020
 @patch
-def add(self: PieceCounter,
+def add(
+    self: PieceCounter,
     text: str,  # one document
 ):
     "Count one document."
@@ -122,19 +176,24 @@ def add(self: PieceCounter,
     for i, block in enumerate(blocks(text)):
         self._take(block, i == 0)
         self.seen += len(block)
-        if self.seen > self.max_chars: self._settle()
+        if self.seen > self.max_chars:
+            self._settle()
+
 
 @patch
-def fold(self: PieceCounter)->Counter: # the chunk table
+def fold(self: PieceCounter) -> Counter:  # the chunk table
     "Bring the chunk table up to date."
     self._settle()
     return self.pieces
+
 
 @patch
 def _settle(self: PieceCounter):
     self._merge()
     self.seen = 0
-    if len(self) > self.max_pieces: self._prune(self.max_pieces//2)
+    if len(self) > self.max_pieces:
+        self._prune(self.max_pieces // 2)
+
 
 @patch
 def _prune(self: PieceCounter, keep):
@@ -142,114 +201,155 @@ def _prune(self: PieceCounter, keep):
     self.undercount += best[keep][1]
     self.pieces = Counter(dict(best[:keep]))
 
+
 @patch
 def _take(self: PieceCounter, block, first):
     units = block.split(' ')
-    if first: self._cut(units.pop(0), 1)
+    if first:
+        self._cut(units.pop(0), 1)
     self.units.update(units)
     self.n_bytes += len(block.encode('utf-8', 'surrogatepass'))
+
 
 @patch
 def _merge(self: PieceCounter):
     units, self.units = self.units, Counter()
-    for unit, count in units.items(): self._cut(' ' + unit, count)
+    for unit, count in units.items():
+        self._cut(' ' + unit, count)
+
 
 @patch
 def _cut(self: PieceCounter, unit, count):
     for segment in SEGMENT.findall(unit.lower()):
-        for piece in cut(segment): self.pieces[piece] += count
+        for piece in cut(segment):
+            self.pieces[piece] += count
 
 # %% ../nbs/01_tokenizer.ipynb #c023
 def select(
     pieces: Counter,  # chunk -> count
-    room: int,        # how many may be chosen
-    min_count=2,      # rarer chunks get no id
-)->tuple:             # (chars, bigrams, trigrams), each ordered by count, ties by text
+    room: int,  # how many may be chosen
+    min_count=2,  # rarer chunks get no id
+) -> tuple:  # (chars, bigrams, trigrams), each ordered by count, ties by text
     "Choose the chunks that get an id."
     score = Counter()
     for p, n in pieces.items():
-        if any('\ud800' <= c <= '\udfff' for c in p): continue
-        if len(p) > 1: score[p] += n
+        if any('\ud800' <= c <= '\udfff' for c in p):
+            continue
+        if len(p) > 1:
+            score[p] += n
         for c in p:
-            if c > '\x7f': score[c] += n
+            if c > '\x7f':
+                score[c] += n
     best = [p for p, n in sorted(score.items(), key=lambda kv: (-kv[1], kv[0])) if n >= min_count][:room]
     return tuple([p for p in best if len(p) == k] for k in (1, 2, 3))
 
 # %% ../nbs/01_tokenizer.ipynb #c026
 EOT, PAD, CAP, UP = '<|endoftext|>', '<|pad|>', '<|cap|>', '<|up|>'
 FORMAT, VERSION, FILE = 'i3nb.ChunkTokenizer', 1, 'chunk_tokenizer.json'
-MAX_CACHED, MAX_UNIT = 500_000, 64                  # entries of a cache; longest unit (characters) that is kept in one
+MAX_CACHED, MAX_UNIT = 500_000, 64  # entries of a cache; longest unit (characters) that is kept in one
 
-def to_bytes(s): return s.encode('utf-8', 'surrogatepass')
+
+def to_bytes(s):
+    return s.encode('utf-8', 'surrogatepass')
+
 
 class Cache(dict):
     "A table that fills itself: a missing key is computed with `make`, and kept unless it is long."
-    def __init__(self, make): self.make = make
+
+    def __init__(self, make):
+        self.make = make
+
     def __missing__(self, key):
         value = self.make(key)
-        if len(self) >= MAX_CACHED: self.clear()
-        if len(key) <= MAX_UNIT: self[key] = value
+        if len(self) >= MAX_CACHED:
+            self.clear()
+        if len(key) <= MAX_UNIT:
+            self[key] = value
         return value
+
 
 class ChunkTokenizer:
     "Lower-case text as chunks of 2–3 characters; single characters and bytes for the rest. Loses nothing but case."
-    def __init__(self,
-        chars=(), bigrams=(), trigrams=(), # the vocabulary beyond specials and bytes
-        case_markers=False,                # mark capitals with two more special tokens
-        info=None,                         # how it was trained; kept in the file
+
+    def __init__(
+        self,
+        chars=(),
+        bigrams=(),
+        trigrams=(),  # the vocabulary beyond specials and bytes
+        case_markers=False,  # mark capitals with two more special tokens
+        info=None,  # how it was trained; kept in the file
     ):
         self.chars, self.bigrams, self.trigrams = list(chars), list(bigrams), list(trigrams)
         self.case_markers, self.info = case_markers, dict(info or {})
-        self.specials = [EOT, PAD] + [CAP, UP]*case_markers
+        self.specials = [EOT, PAD] + [CAP, UP] * case_markers
         self.eot_id, self.pad_id, self.first_byte = 0, 1, len(self.specials)
         chunks = self.chars + self.bigrams + self.trigrams
-        self.pieces = [b'']*self.first_byte + [bytes([b]) for b in range(256)] + [to_bytes(c) for c in chunks]  # id -> bytes
-        self.ids = {chr(b): self.first_byte + b for b in range(128)}                                           # chunk -> id
+        self.pieces = (
+            [b''] * self.first_byte + [bytes([b]) for b in range(256)] + [to_bytes(c) for c in chunks]
+        )  # id -> bytes
+        self.ids = {chr(b): self.first_byte + b for b in range(128)}  # chunk -> id
         self.ids.update((c, self.first_byte + 256 + i) for i, c in enumerate(chunks))
         self.byte_lengths = np.array([len(p) for p in self.pieces], dtype=np.int64)  # (v,) UTF-8 bytes, 0 for specials
         self.dtype = np.uint16 if len(self.pieces) <= 65_536 else np.uint32
         self._segments = Cache(lambda segment: self._spell_segment(segment))  # segment -> list of ids
-        self._inner = Cache(lambda unit: self._unit(' ' + unit))              # unit after a space -> its ids as bytes
-        self._first = Cache(lambda unit: self._unit(unit))                    # unit that opens a text
-        self._table = None                                                    # `ids` for C, made when first used
+        self._inner = Cache(lambda unit: self._unit(' ' + unit))  # unit after a space -> its ids as bytes
+        self._first = Cache(lambda unit: self._unit(unit))  # unit that opens a text
+        self._table = None  # `ids` for C, made when first used
 
-    def __len__(self): return len(self.pieces)
-    def __reduce__(self): return type(self), (self.chars, self.bigrams, self.trigrams, self.case_markers, self.info)
+    def __len__(self):
+        return len(self.pieces)
+
+    def __reduce__(self):
+        return type(self), (self.chars, self.bigrams, self.trigrams, self.case_markers, self.info)
+
     def __repr__(self):
-        return (f'ChunkTokenizer(v={len(self)}: {self.first_byte} specials, 256 bytes, {len(self.chars)} characters, '
-                f'{len(self.bigrams)} bigrams, {len(self.trigrams)} trigrams)')
+        return (
+            f'ChunkTokenizer(v={len(self)}: {self.first_byte} specials, 256 bytes, {len(self.chars)} characters, '
+            f'{len(self.bigrams)} bigrams, {len(self.trigrams)} trigrams)'
+        )
+
     vocab_size = property(__len__, doc='Number of tokens, v.')
 
 # %% ../nbs/01_tokenizer.ipynb #c029
 @patch
-def spell(self: ChunkTokenizer,
+def spell(
+    self: ChunkTokenizer,
     chunk: str,  # 1–3 characters
-)->list:         # ids
+) -> list:  # ids
     "The ids of one chunk: the longest known parts from the left, bytes for unknown characters."
     out, i = [], 0
     while i < len(chunk):
-        k = next((k for k in (3, 2, 1) if i + k <= len(chunk) and chunk[i:i + k] in self.ids), 0)
-        if k: out.append(self.ids[chunk[i:i + k]])
-        else: out += [self.first_byte + b for b in to_bytes(chunk[i])]
+        k = next((k for k in (3, 2, 1) if i + k <= len(chunk) and chunk[i : i + k] in self.ids), 0)
+        if k:
+            out.append(self.ids[chunk[i : i + k]])
+        else:
+            out += [self.first_byte + b for b in to_bytes(chunk[i])]
         i += k or 1
     return out
 
+
 @patch
-def encode_ref(self: ChunkTokenizer,
+def encode_ref(
+    self: ChunkTokenizer,
     text: str,  # any string
-)->list:        # ids
+) -> list:  # ids
     "The plain loop: lower, segments, chunks, ids. (Without case markers.)"
     return [i for segment in segments_ref(text.lower()) for chunk in cut(segment) for i in self.spell(chunk)]
 
 # %% ../nbs/01_tokenizer.ipynb #c032
 @patch
-def _spell_segment(self: ChunkTokenizer, segment): return [i for chunk in cut(segment) for i in self.spell(chunk)]
+def _spell_segment(self: ChunkTokenizer, segment):
+    return [i for chunk in cut(segment) for i in self.spell(chunk)]
+
 
 @patch
 def _unit(self: ChunkTokenizer, unit):
-    if self.case_markers: ids = self._mark_case(unit)
-    else: ids = [i for segment in SEGMENT.findall(unit.lower()) for i in self._segments[segment]]
+    if self.case_markers:
+        ids = self._mark_case(unit)
+    else:
+        ids = [i for segment in SEGMENT.findall(unit.lower()) for i in self._segments[segment]]
     return np.array(ids, dtype=self.dtype).tobytes()
+
 
 @patch
 def _pack(self: ChunkTokenizer, text):
@@ -361,134 +461,183 @@ void fill(const u64 *from, const L *what, L n, u64 *keys, L *values, L bits) {
 """
 
 # %% ../nbs/01_tokenizer.ipynb #c039
-ODD = 'Σİ'                                    # the two capitals whose lower case is not one fixed character
+ODD = 'Σİ'  # the two capitals whose lower case is not one fixed character
+
 
 @lru_cache
-def about_chars()->np.ndarray:  # (0x110000,) uint32: lower-case code point | kind << 21
+def about_chars() -> np.ndarray:  # (0x110000,) uint32: lower-case code point | kind << 21
     "What C must know of each character; from `str.lower`, `BLANK` and `PUNCT`."
     low = np.arange(0x110000, dtype='<u4')
     rest = np.delete(low, list(map(ord, ODD)))
-    low[rest] = np.frombuffer(rest.tobytes().decode('utf-32-le', 'surrogatepass').lower().encode('utf-32-le', 'surrogatepass'), '<u4')
+    low[rest] = np.frombuffer(
+        rest.tobytes().decode('utf-32-le', 'surrogatepass').lower().encode('utf-32-le', 'surrogatepass'), '<u4'
+    )
     kinds = np.zeros_like(low)
     for k, ranges in enumerate(([(0x20, 0x20)], BLANK, PUNCT), 1):
-        for a, b in ranges: kinds[a:b + 1] = k
+        for a, b in ranges:
+            kinds[a : b + 1] = k
     return low | kinds[low] << 21
+
 
 def as_bytes(
     text: str,  # any text
-)->bytes:       # its UTF-8, in which each capital has one fixed lower case
+) -> bytes:  # its UTF-8, in which each capital has one fixed lower case
     "What C reads."
-    if any(c in text for c in ODD): text = text.lower()
+    if any(c in text for c in ODD):
+        text = text.lower()
     return to_bytes(text)
 
 # %% ../nbs/01_tokenizer.ipynb #c042
 _SOURCE_C = _SEGMENTS_C + _SINKS_C
 
+
 def native(
     dtype=np.uint16,  # of the ids
-):                    # the library, or None where nothing compiles it
+):  # the library, or None where nothing compiles it
     "The C functions; built at their first use."
     return compile_c(_SOURCE_C, (f'MAX_WORD={MAX_WORD}', f'ID={np.dtype(dtype).name}_t'))
 
-def as_key(chunk): return sum((ord(c) + 1) << 21*i for i, c in enumerate(chunk))
-def _pointer(a): return ctypes.c_void_p(a.ctypes.data)
+
+def as_key(chunk):
+    return sum((ord(c) + 1) << 21 * i for i, c in enumerate(chunk))
+
+
+def _pointer(a):
+    return ctypes.c_void_p(a.ctypes.data)
+
 
 def hash_table(
-    keys,     # (n,) uint64 chunks as numbers; 0: none
-    values,   # (n,) their values
+    keys,  # (n,) uint64 chunks as numbers; 0: none
+    values,  # (n,) their values
     bits=10,  # log2 of the places, at least
-)->tuple:     # keys (2**bits,), values (2**bits,), bits
+) -> tuple:  # keys (2**bits,), values (2**bits,), bits
     "A table for `place` to search, at most a quarter full."
-    bits = max(bits, int(4*np.count_nonzero(keys)).bit_length())
+    bits = max(bits, int(4 * np.count_nonzero(keys)).bit_length())
     keys, values = np.asarray(keys, np.uint64), np.asarray(values, np.int_)
     places, out = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int_)
-    native().fill(_pointer(keys), _pointer(values), ctypes.c_long(len(keys)), _pointer(places), _pointer(out), ctypes.c_long(bits))
+    native().fill(
+        _pointer(keys), _pointer(values), ctypes.c_long(len(keys)), _pointer(places), _pointer(out), ctypes.c_long(bits)
+    )
     return places, out, bits
 
 # %% ../nbs/01_tokenizer.ipynb #c045
 @patch
 def _compiled(self: ChunkTokenizer, texts):
     "Arrays of ids of texts of moderate length."
-    if self._table is None: self._table = hash_table(list(map(as_key, self.ids)), list(self.ids.values()))
-    (keys, ids, bits), about = self._table, about_chars()                  # named, so that they live while C reads them
+    if self._table is None:
+        self._table = hash_table(list(map(as_key, self.ids)), list(self.ids.values()))
+    (keys, ids, bits), about = self._table, about_chars()  # named, so that they live while C reads them
     raw = list(map(as_bytes, texts))
     ends, stops, data = np.cumsum([0, *map(len, raw)])[1:].astype(np.int_), np.zeros(len(raw), np.int_), b''.join(raw)
-    out = np.empty(len(data)*3//2 + 4, self.dtype)                         # lower case may need 3 bytes where 2 were
-    native(self.dtype).encode(data, _pointer(ends), ctypes.c_long(len(raw)), _pointer(about), _pointer(keys), _pointer(ids),
-                              ctypes.c_long(bits), ctypes.c_long(self.first_byte), _pointer(out), _pointer(stops))
+    out = np.empty(len(data) * 3 // 2 + 4, self.dtype)  # lower case may need 3 bytes where 2 were
+    native(self.dtype).encode(
+        data,
+        _pointer(ends),
+        ctypes.c_long(len(raw)),
+        _pointer(about),
+        _pointer(keys),
+        _pointer(ids),
+        ctypes.c_long(bits),
+        ctypes.c_long(self.first_byte),
+        _pointer(out),
+        _pointer(stops),
+    )
     stops = stops.tolist()
-    out = out[:stops[-1]].copy()
+    out = out[: stops[-1]].copy()
     return [out[a:b] for a, b in zip([0, *stops], stops)]
+
 
 @patch
 def _compiled_long(self: ChunkTokenizer, text):
-    return np.concatenate([self._compiled([' '*(i > 0) + b])[0] for i, b in enumerate(blocks(text))])
+    return np.concatenate([self._compiled([' ' * (i > 0) + b])[0] for i, b in enumerate(blocks(text))])
+
 
 def grouped(
-    texts,          # iterable of strings
-    size=1 << 20,   # characters after which a group ends
+    texts,  # iterable of strings
+    size=1 << 20,  # characters after which a group ends
 ):
     "Yield lists of texts, in order; a text longer than `size` is alone."
     group, n = [], 0
     for t in texts:
-        if not isinstance(t, str): raise I3Error(f'cannot encode {t!r:.60}: it is {type(t).__name__}, give a str')
-        if group and n + len(t) > size: yield group; group, n = [], 0
-        group.append(t); n += len(t)
-    if group: yield group
+        if not isinstance(t, str):
+            raise I3Error(f'cannot encode {t!r:.60}: it is {type(t).__name__}, give a str')
+        if group and n + len(t) > size:
+            yield group
+            group, n = [], 0
+        group.append(t)
+        n += len(t)
+    if group:
+        yield group
 
 # %% ../nbs/01_tokenizer.ipynb #c047
 @patch
-def encode_batch(self: ChunkTokenizer,
-    texts,      # iterable of strings
+def encode_batch(
+    self: ChunkTokenizer,
+    texts,  # iterable of strings
     threads=1,  # groups of texts encoded at the same time; without a compiler there is one
-)->list:        # one array each, uint16 where v <= 65,536, else uint32
+) -> list:  # one array each, uint16 where v <= 65,536, else uint32
     "Many texts to arrays of ids, the form that goes to disk."
-    if self.case_markers or native(self.dtype) is None: return [self._pack(t) for g in grouped(texts) for t in g]
-    def work(group): return [self._compiled_long(group[0])] if len(group) == 1 and len(group[0]) > 1 << 20 else self._compiled(group)
-    if threads == 1: return [ids for g in grouped(texts) for ids in work(g)]
-    with ThreadPoolExecutor(threads) as pool: return [ids for done in pool.map(work, grouped(texts)) for ids in done]
+    if self.case_markers or native(self.dtype) is None:
+        return [self._pack(t) for g in grouped(texts) for t in g]
+
+    def work(group):
+        return [self._compiled_long(group[0])] if len(group) == 1 and len(group[0]) > 1 << 20 else self._compiled(group)
+
+    if threads == 1:
+        return [ids for g in grouped(texts) for ids in work(g)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [ids for done in pool.map(work, grouped(texts)) for ids in done]
+
 
 @patch
-def encode(self: ChunkTokenizer,
+def encode(
+    self: ChunkTokenizer,
     text: str,  # any string; it is lower-cased
-)->list:        # ids; no special token is ever among them, whatever the text says (but for case markers)
+) -> list:  # ids; no special token is ever among them, whatever the text says (but for case markers)
     "Text to ids."
     return self.encode_batch([text])[0].tolist()
 
 # %% ../nbs/01_tokenizer.ipynb #c050
 def lenient(
-    e: UnicodeDecodeError, # what the decoder stumbled over
-)->tuple:                  # (text to put there, where to go on)
+    e: UnicodeDecodeError,  # what the decoder stumbled over
+) -> tuple:  # (text to put there, where to go on)
     "Error handler for decoding: surrogates come back, other broken bytes become U+FFFD."
-    b = e.object[e.start:e.start + 3]
-    if len(b) == 3 and b[0] == 0xed and 0xa0 <= b[1] <= 0xbf and 0x80 <= b[2] <= 0xbf:
-        return chr(0xd000 | (b[1] & 0x3f) << 6 | b[2] & 0x3f), e.start + 3
+    b = e.object[e.start : e.start + 3]
+    if len(b) == 3 and b[0] == 0xED and 0xA0 <= b[1] <= 0xBF and 0x80 <= b[2] <= 0xBF:
+        return chr(0xD000 | (b[1] & 0x3F) << 6 | b[2] & 0x3F), e.start + 3
     return '\ufffd', e.end
+
 
 codecs.register_error('i3nb.lenient', lenient)
 
 # %% ../nbs/01_tokenizer.ipynb #c053
 def unfinished(
-    data: bytes, # bytes of UTF-8
-)->int:          # how many bytes at its end begin a character that is not complete
+    data: bytes,  # bytes of UTF-8
+) -> int:  # how many bytes at its end begin a character that is not complete
     "Length of an unfinished character at the end of `data`."
     for k in range(1, min(3, len(data)) + 1):
         b = data[-k]
-        if b >= 0xc0: return k if k < (2 if b < 0xe0 else 3 if b < 0xf0 else 4) else 0
-        if b < 0x80: return 0
+        if b >= 0xC0:
+            return k if k < (2 if b < 0xE0 else 3 if b < 0xF0 else 4) else 0
+        if b < 0x80:
+            return 0
     return 0
+
 
 class Stream:
     "Decodes ids one by one: `push(id)` gives the text that is complete by now, `end()` the rest."
-    def __init__(self, tok): self.tok, self.held, self.case = tok, b'', CaseState() if tok.case_markers else None
+
+    def __init__(self, tok):
+        self.tok, self.held, self.case = tok, b'', CaseState() if tok.case_markers else None
 
     def push(self, id):
         mark = self.tok.specials[id] if 0 <= id < self.tok.first_byte else None
         data = self.held + self.tok.piece(id)
-        n = 0 if mark in (CAP, UP) else unfinished(data)   # a marker ends whatever was unfinished
-        data, self.held = data[:len(data) - n], data[len(data) - n:]
+        n = 0 if mark in (CAP, UP) else unfinished(data)  # a marker ends whatever was unfinished
+        data, self.held = data[: len(data) - n], data[len(data) - n :]
         text = data.decode('utf-8', 'i3nb.lenient')
-        if self.case: text = self.case.apply(text, mark)
+        if self.case:
+            text = self.case.apply(text, mark)
         return text
 
     def end(self):
@@ -501,24 +650,36 @@ def raised(c):
     u = c.upper()
     return u if len(u) == 1 else c
 
+
 class CaseState:
     "Puts capitals back, while text and markers come in, in order."
-    def __init__(self): self.mark, self.left = None, 0
 
-    def apply(self,
-        text,       # lower-case text that stands before `mark`
+    def __init__(self):
+        self.mark, self.left = None, 0
+
+    def apply(
+        self,
+        text,  # lower-case text that stands before `mark`
         mark=None,  # the marker that follows it, or None
     ):
         "`text` with the capitals that the markers so far ask for."
-        if self.mark and text: text = ''.join(map(self._one, text))
-        if mark in (CAP, UP): self.mark, self.left = mark, MAX_WORD
+        if self.mark and text:
+            text = ''.join(map(self._one, text))
+        if mark in (CAP, UP):
+            self.mark, self.left = mark, MAX_WORD
         return text
 
     def _one(self, c):
-        if self.mark is None: return c
-        if c == ' ' and self.left == MAX_WORD: return c                      # the space before the word
-        if self.mark == CAP: self.mark = None; return raised(c)
-        if self.left == 0 or not (kind(c) == 'word' or c in "'’"): self.mark = None; return c
+        if self.mark is None:
+            return c
+        if c == ' ' and self.left == MAX_WORD:
+            return c  # the space before the word
+        if self.mark == CAP:
+            self.mark = None
+            return raised(c)
+        if self.left == 0 or not (kind(c) == 'word' or c in "'’"):
+            self.mark = None
+            return c
         self.left -= 1
         return raised(c)
 
@@ -528,56 +689,78 @@ def _mark_case(self: ChunkTokenizer, unit):
     unit = unit.replace('İ', 'i\u0307')
     low, out, pos = unit.lower(), [], 0
     for segment in SEGMENT.findall(low):
-        src, pos = unit[pos:pos + len(segment)], pos + len(segment)
+        src, pos = unit[pos : pos + len(segment)], pos + len(segment)
         caps = [i for i, (a, b) in enumerate(zip(src, segment)) if a != b and raised(b) == a]
         out += self._mark_segment(segment, caps) if caps else self._segments[segment]
     return out
+
 
 @patch
 def _mark_segment(self: ChunkTokenizer, segment, caps):
     cap, up, body = self.specials.index(CAP), self.specials.index(UP), len(segment) - (segment[0] == ' ')
     start = len(segment) - body
-    if len(caps) > 1 and all(i in caps or raised(c) == c for i, c in enumerate(segment)): return [up] + self._segments[segment]
-    if caps == [start]: return [cap] + self._segments[segment]
+    if len(caps) > 1 and all(i in caps or raised(c) == c for i, c in enumerate(segment)):
+        return [up] + self._segments[segment]
+    if caps == [start]:
+        return [cap] + self._segments[segment]
     edges = sorted({0, *(0 if i == start else i for i in caps), len(segment)})
-    return [t for a, b in zip(edges, edges[1:])
-            for t in [cap]*(a in caps or (a == 0 and start in caps)) + self._segments[segment[a:b]]]
+    return [
+        t
+        for a, b in zip(edges, edges[1:])
+        for t in [cap] * (a in caps or (a == 0 and start in caps)) + self._segments[segment[a:b]]
+    ]
 
 # %% ../nbs/01_tokenizer.ipynb #c060
 @patch
 def piece(self: ChunkTokenizer, id):
     "The bytes a token stands for; empty for specials."
-    if not 0 <= id < len(self.pieces): raise I3Error(f'id {id} is not in 0 … {len(self) - 1}; decode with the tokenizer that encoded')
+    if not 0 <= id < len(self.pieces):
+        raise I3Error(f'id {id} is not in 0 … {len(self) - 1}; decode with the tokenizer that encoded')
     return self.pieces[id]
+
 
 @patch
 def stream(self: ChunkTokenizer):
     "A decoder for ids that come one at a time: `.push(id)` and `.end()` give text."
     return Stream(self)
 
+
 @patch
-def decode(self: ChunkTokenizer,
-    ids,     # ids, any iterable or array; specials decode to nothing
-)->str:
+def decode(
+    self: ChunkTokenizer,
+    ids,  # ids, any iterable or array; specials decode to nothing
+) -> str:
     "Ids back to text. `decode(encode(t)) == t.lower()` for every string."
     ids = np.asarray(ids).tolist() if not isinstance(ids, list) else ids
     if not self.case_markers:
-        if ids: self.piece(min(ids)), self.piece(max(ids))              # both in range, so all are
+        if ids:
+            self.piece(min(ids)), self.piece(max(ids))  # both in range, so all are
         return b''.join(map(self.pieces.__getitem__, ids)).decode('utf-8', 'i3nb.lenient')
     s = self.stream()
     return ''.join([s.push(i) for i in ids] + [s.end()])
 
 # %% ../nbs/01_tokenizer.ipynb #c065
 def _chars(keys):  # (n,) -> (3, n) characters + 1, 0 where there is none
-    return np.stack([keys >> np.uint64(i) & np.uint64(0x1fffff) for i in (0, 21, 42)]).astype(np.int64)
+    return np.stack([keys >> np.uint64(i) & np.uint64(0x1FFFFF) for i in (0, 21, 42)]).astype(np.int64)
 
-def _text_order(keys): a, b, c = _chars(keys); return a << 42 | b << 21 | c
+
+def _text_order(keys):
+    a, b, c = _chars(keys)
+    return a << 42 | b << 21 | c
+
 
 def _as_counter(keys, counts):
-    return Counter({''.join(chr((k >> i & 0x1fffff) - 1) for i in (0, 21, 42) if k >> i): n for k, n in zip(keys.tolist(), counts.tolist())})
+    return Counter(
+        {
+            ''.join(chr((k >> i & 0x1FFFFF) - 1) for i in (0, 21, 42) if k >> i): n
+            for k, n in zip(keys.tolist(), counts.tolist())
+        }
+    )
+
 
 class CompiledCounter(PieceCounter):
     "`PieceCounter` with the work in C. It gives the same counts, and prunes at the same places."
+
     def __init__(self, max_pieces=1_000_000, max_chars=1 << 22):
         super().__init__(max_pieces, max_chars)
         self.held = []
@@ -587,7 +770,8 @@ class CompiledCounter(PieceCounter):
         self.keys, self.counts, self.bits = hash_table(keys, counts, 14)
         self.entries = np.array([np.count_nonzero(keys)], np.int_)
 
-    def __len__(self): return int(self.entries[0])
+    def __len__(self):
+        return int(self.entries[0])
 
     def _take(self, block, first):
         data = as_bytes(block)
@@ -599,20 +783,34 @@ class CompiledCounter(PieceCounter):
         lib, n, about = native(), len(self.held), about_chars()
         lib.count.restype = ctypes.c_long
         while True:
-            done = lib.count(data, _pointer(ends), ctypes.c_long(n), ctypes.c_long(done), _pointer(about), _pointer(self.keys),
-                             _pointer(self.counts), ctypes.c_long(self.bits), _pointer(self.entries))
-            if done == len(data): break
+            done = lib.count(
+                data,
+                _pointer(ends),
+                ctypes.c_long(n),
+                ctypes.c_long(done),
+                _pointer(about),
+                _pointer(self.keys),
+                _pointer(self.counts),
+                ctypes.c_long(self.bits),
+                _pointer(self.entries),
+            )
+            if done == len(data):
+                break
             self._table(self.keys, self.counts)
         self.held = []
 
 # %% ../nbs/01_tokenizer.ipynb #c066
 @patch
-def _full(self: CompiledCounter): i = self.keys > 0; return self.keys[i], self.counts[i]
+def _full(self: CompiledCounter):
+    i = self.keys > 0
+    return self.keys[i], self.counts[i]
+
 
 @patch
-def fold(self: CompiledCounter)->Counter:
+def fold(self: CompiledCounter) -> Counter:
     self._settle()
     return _as_counter(*self._full())
+
 
 @patch
 def _prune(self: CompiledCounter, keep):
@@ -621,48 +819,59 @@ def _prune(self: CompiledCounter, keep):
     self.undercount += int(counts[order[keep]])
     self._table(keys[order[:keep]], counts[order[:keep]])
 
+
 @patch
-def worth(self: PieceCounter,
-    room: int,      # as for `select`
-    min_count=2,    # as for `select`
-)->Counter:         # for `select`, whose answer is the same as for all chunks
+def worth(
+    self: PieceCounter,
+    room: int,  # as for `select`
+    min_count=2,  # as for `select`
+) -> Counter:  # for `select`, whose answer is the same as for all chunks
     "The chunk table without what cannot be chosen."
     return self.fold()
 
+
 @patch
-def worth(self: CompiledCounter, room, min_count=2)->Counter:
+def worth(self: CompiledCounter, room, min_count=2) -> Counter:
     self._settle()
     keys, counts = self._full()
     chars = _chars(keys)
-    whole = ~((chars > 0xd800) & (chars <= 0xe000)).any(0)                    # no surrogates; characters are one too high here
+    whole = ~((chars > 0xD800) & (chars <= 0xE000)).any(0)  # no surrogates; characters are one too high here
     rivals = np.sort(counts[whole & (chars[1] > 0)])
     keep = counts >= max(min_count, rivals[-room] if 0 < room < len(rivals) else 0)
     lost = whole & ~keep
-    seen = np.bincount(chars[:, lost].ravel(), np.tile(counts[lost], 3))      # (characters + 1,)
+    seen = np.bincount(chars[:, lost].ravel(), np.tile(counts[lost], 3))  # (characters + 1,)
     single = {chr(c - 1): int(seen[c]) for c in np.flatnonzero(seen).tolist() if c > 0x80}
     return _as_counter(keys[keep], counts[keep]) + Counter(single)
 
-def piece_counter(**kw): return (CompiledCounter if native() else PieceCounter)(**kw)
+
+def piece_counter(**kw):
+    return (CompiledCounter if native() else PieceCounter)(**kw)
 
 # %% ../nbs/01_tokenizer.ipynb #c069
 @patch(cls_method=True)
-def train(cls: ChunkTokenizer,
-    texts,                     # iterable of strings, read once
-    vocab_size=35_560,         # upper bound of v
-    min_count=2,               # chunks seen less often get no id
-    case_markers=False,        # add `<|cap|>` and `<|up|>`
-    max_pieces=1_000_000,      # bound of the table of chunks while counting
-)->ChunkTokenizer:
+def train(
+    cls: ChunkTokenizer,
+    texts,  # iterable of strings, read once
+    vocab_size=35_560,  # upper bound of v
+    min_count=2,  # chunks seen less often get no id
+    case_markers=False,  # add `<|cap|>` and `<|up|>`
+    max_pieces=1_000_000,  # bound of the table of chunks while counting
+) -> ChunkTokenizer:
     "Train on a stream of texts in bounded memory. The same texts give the same vocabulary."
-    least = 258 + 2*bool(case_markers)
-    if vocab_size < least: raise I3Error(
-        f'vocab_size={vocab_size} is too small: the least is {least} ({least - 256} specials and 256 bytes); give {least} or more')
-    if isinstance(texts, (str, bytes)): raise I3Error('texts is one string; give a list of documents, such as [text]')
+    least = 258 + 2 * bool(case_markers)
+    if vocab_size < least:
+        raise I3Error(
+            f'vocab_size={vocab_size} is too small: the least is {least} ({least - 256} specials and 256 bytes); give {least} or more'
+        )
+    if isinstance(texts, (str, bytes)):
+        raise I3Error('texts is one string; give a list of documents, such as [text]')
     count = piece_counter(max_pieces=max_pieces)
     for i, text in enumerate(texts):
-        if not isinstance(text, str): raise I3Error(f'text {i} is {type(text).__name__}, not str; give an iterable of strings')
+        if not isinstance(text, str):
+            raise I3Error(f'text {i} is {type(text).__name__}, not str; give an iterable of strings')
         count.add(text)
-    if not count.n_bytes: raise I3Error(f'nothing to train on: {count.n_texts} texts, all empty; check the source')
+    if not count.n_bytes:
+        raise I3Error(f'nothing to train on: {count.n_texts} texts, all empty; check the source')
     info = dict(texts=count.n_texts, bytes=count.n_bytes, vocab_size=vocab_size, min_count=min_count)
     vocab = select(count.worth(vocab_size - least, min_count), vocab_size - least, min_count)
     return cls(*vocab, case_markers=bool(case_markers), info=dict(info, undercount=count.undercount))
@@ -670,8 +879,16 @@ def train(cls: ChunkTokenizer,
 # %% ../nbs/01_tokenizer.ipynb #c072
 @patch
 def _rules(self: ChunkTokenizer):
-    return dict(format=FORMAT, version=VERSION, case_markers=self.case_markers, specials=self.specials, chars=self.chars,
-                bigrams=self.bigrams, trigrams=self.trigrams)
+    return dict(
+        format=FORMAT,
+        version=VERSION,
+        case_markers=self.case_markers,
+        specials=self.specials,
+        chars=self.chars,
+        bigrams=self.bigrams,
+        trigrams=self.trigrams,
+    )
+
 
 @patch(as_prop=True)
 def fingerprint(self: ChunkTokenizer):
@@ -679,74 +896,113 @@ def fingerprint(self: ChunkTokenizer):
     rules = dict(self._rules(), pattern=SEGMENT.pattern)
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
+
 @patch
-def save(self: ChunkTokenizer,
-    path,    # a folder; the file in it is `chunk_tokenizer.json`
-)->Path:     # the file
+def save(
+    self: ChunkTokenizer,
+    path,  # a folder; the file in it is `chunk_tokenizer.json`
+) -> Path:  # the file
     "Write the tokenizer as plain JSON."
     about = dict(self._rules(), fingerprint=self.fingerprint, info=self.info)
-    return write_atomic(Path(path)/FILE, json.dumps(about, ensure_ascii=False, indent=0) + '\n')
+    return write_atomic(Path(path) / FILE, json.dumps(about, ensure_ascii=False, indent=0) + '\n')
 
 # %% ../nbs/01_tokenizer.ipynb #c074
 def read_rules(
-    path,    # the JSON file
-)->dict:
+    path,  # the JSON file
+) -> dict:
     "Read and check a tokenizer file; every fault is an `I3Error` that names the file."
     remedy = 'train the tokenizer again, or copy the file that belongs to the model'
-    try: d = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise I3Error(f'{path} does not exist; {remedy}') from None
-    except OSError as e: raise I3Error(f'{path} cannot be read ({e.strerror}); {remedy}') from None
-    except ValueError: raise I3Error(f'{path} is damaged (no valid JSON); {remedy}') from None
-    if not isinstance(d, dict) or d.get('format') != FORMAT: raise I3Error(f'{path} is not a {FORMAT} file; {remedy}')
-    if d.get('version') != VERSION: raise I3Error(f"{path} has version {d.get('version')!r}, this program reads {VERSION}; install the i3nb that wrote it")
+    try:
+        d = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise I3Error(f'{path} does not exist; {remedy}') from None
+    except OSError as e:
+        raise I3Error(f'{path} cannot be read ({e.strerror}); {remedy}') from None
+    except ValueError:
+        raise I3Error(f'{path} is damaged (no valid JSON); {remedy}') from None
+    if not isinstance(d, dict) or d.get('format') != FORMAT:
+        raise I3Error(f'{path} is not a {FORMAT} file; {remedy}')
+    if d.get('version') != VERSION:
+        raise I3Error(
+            f'{path} has version {d.get("version")!r}, this program reads {VERSION}; install the i3nb that wrote it'
+        )
     parts = [d.get(k) for k in ('chars', 'bigrams', 'trigrams')]
-    good = all(isinstance(p, list) and all(isinstance(c, str) and len(c) == n for c in p) for n, p in enumerate(parts, 1))
-    if not good or len({c for p in parts for c in p}) != sum(map(len, parts)) or not isinstance(d.get('case_markers'), bool):
+    good = all(
+        isinstance(p, list) and all(isinstance(c, str) and len(c) == n for c in p) for n, p in enumerate(parts, 1)
+    )
+    if (
+        not good
+        or len({c for p in parts for c in p}) != sum(map(len, parts))
+        or not isinstance(d.get('case_markers'), bool)
+    ):
         raise I3Error(f'{path} is damaged (its vocabulary is not a list of distinct chunks); {remedy}')
     return d
 
+
 @patch(cls_method=True)
-def load(cls: ChunkTokenizer,
-    path,    # the folder that `save` was given, or the file
-)->ChunkTokenizer:
+def load(
+    cls: ChunkTokenizer,
+    path,  # the folder that `save` was given, or the file
+) -> ChunkTokenizer:
     "Load a saved tokenizer."
     path = Path(path)
-    if path.suffix != '.json': path = path/FILE
+    if path.suffix != '.json':
+        path = path / FILE
     d = read_rules(path)
     info = d.get('info')
     tok = cls(d['chars'], d['bigrams'], d['trigrams'], d['case_markers'], info if isinstance(info, dict) else {})
     if d.get('fingerprint') != tok.fingerprint:
-        raise I3Error(f'{path} was changed after it was written (its fingerprint does not fit); restore the original file')
+        raise I3Error(
+            f'{path} was changed after it was written (its fingerprint does not fit); restore the original file'
+        )
     return tok
 
 # %% ../nbs/01_tokenizer.ipynb #c077
 def byte_letters():
     "The letter by which Hugging Face's `ByteLevel` writes each byte."
-    plain = [*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)]
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in plain]
     return {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(rest)}}
 
-HF_CUT = r'(?m)\A ?..(?!.\z)|\A ?.|...(?!.\z)|..'     # `cut`, for the engine that `tokenizers` uses
+
+HF_CUT = r'(?m)\A ?..(?!.\z)|\A ?.|...(?!.\z)|..'  # `cut`, for the engine that `tokenizers` uses
+
 
 @patch
-def to_hf(self: ChunkTokenizer,
-    lower=True,   # lower-case in Rust; False: the caller gives lower-case text, and the ids are always the same
-):                # transformers.PreTrainedTokenizerFast
+def to_hf(
+    self: ChunkTokenizer,
+    lower=True,  # lower-case in Rust; False: the caller gives lower-case text, and the ids are always the same
+):  # transformers.PreTrainedTokenizerFast
     "This tokenizer for `transformers`, with the same ids."
-    if self.case_markers: raise I3Error('case_markers=True cannot be expressed in Hugging Face tokenizers; train without case markers')
+    if self.case_markers:
+        raise I3Error('case_markers=True cannot be expressed in Hugging Face tokenizers; train without case markers')
     try:
-        from tokenizers import Tokenizer, Regex, decoders, models, normalizers, pre_tokenizers as pre
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+        from tokenizers import pre_tokenizers as pre
         from transformers import PreTrainedTokenizerFast
-    except ImportError as e: raise I3Error(f'{e.name} is not installed; pip install transformers') from None
+    except ImportError as e:
+        raise I3Error(f'{e.name} is not installed; pip install transformers') from None
     letters = byte_letters()
     vocab = {s: i for i, s in enumerate(self.specials)}
     vocab.update((''.join(letters[b] for b in p), i) for i, p in enumerate(self.pieces) if p)
     hf = Tokenizer(models.WordPiece(vocab, unk_token=EOT, continuing_subword_prefix='', max_input_chars_per_word=100))
-    if lower: hf.normalizer = normalizers.Lowercase()
-    hf.pre_tokenizer = pre.Sequence([pre.Split(Regex(segment_pattern('\\x{{{:x}}}')), 'isolated'), pre.Split(Regex(HF_CUT), 'isolated'),
-                                     pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    if lower:
+        hf.normalizer = normalizers.Lowercase()
+    hf.pre_tokenizer = pre.Sequence(
+        [
+            pre.Split(Regex(segment_pattern('\\x{{{:x}}}')), 'isolated'),
+            pre.Split(Regex(HF_CUT), 'isolated'),
+            pre.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     hf.decoder = decoders.ByteLevel()
     hf.add_special_tokens(self.specials)
-    hf.encode_special_tokens = True                       # '<|endoftext|>' in a text is text
-    return PreTrainedTokenizerFast(tokenizer_object=hf, bos_token=EOT, eos_token=EOT, pad_token=PAD,
-                                   clean_up_tokenization_spaces=False, split_special_tokens=True)
+    hf.encode_special_tokens = True  # '<|endoftext|>' in a text is text
+    return PreTrainedTokenizerFast(
+        tokenizer_object=hf,
+        bos_token=EOT,
+        eos_token=EOT,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+    )

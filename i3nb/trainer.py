@@ -8,7 +8,21 @@ __all__ = ['FIXED', 'autocast', 'evaluate', 'save_checkpoint', 'load_into', 'che
            'run_processes', 'Pace', 'return_memory', 'card_jobs', 'out_of_memory', 'Trainer', 'i3nb_train', 'i3nb_eval']
 
 # %% ../nbs/13_trainer.ipynb #c003
-import contextlib, ctypes, json, math, os, random, shutil, signal, socket, subprocess, sys, tempfile, threading, time, zlib
+import contextlib
+import ctypes
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,17 +32,28 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from .core import I3Config, I3Error, PRECISIONS, call_parse, has_precision, pick_device, pick_precision, seed_all, user_errors, write_atomic
-from .forms import ready
-from .native import keep_memory
-from .tokenizer import ChunkTokenizer
+from i3nb.core import (
+    PRECISIONS,
+    I3Config,
+    I3Error,
+    call_parse,
+    has_precision,
+    pick_device,
+    pick_precision,
+    seed_all,
+    user_errors,
+    write_atomic,
+)
 from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
-from .model import I3Model, save_tensors
+from .forms import ready
 from .generate import generate
 from .graphs import GraphedStep
+from .model import I3Model, save_tensors
+from .native import keep_memory
 from .optim import RECIPES, build_optimizer, clip_gradients, gradient_norm, lr_scale, shorten
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
+from .tokenizer import ChunkTokenizer
 
 # %% ../nbs/13_trainer.ipynb #c006
 def autocast(device: torch.device, precision: str):
@@ -36,18 +61,19 @@ def autocast(device: torch.device, precision: str):
     dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
     return torch.autocast(device.type, dtype, enabled=precision != 'fp32')
 
+
 @torch.no_grad()
 def evaluate(
-    model,                  # an `I3Model`
-    docs,                   # `TokenStream`s or lists of ids, see `eval_batches`
-    tokenizer,              # for the bytes and the end mark
-    precision: str='fp32',  # 'fp32', 'bf16' or 'fp16'
-    max_docs: int=None,     # evaluate so many documents, evenly spread
-    progress: bool=False,   # a progress bar on stderr
-    batch_tokens: int=8192, # tokens computed at once
-    max_len: int=1024,      # of them in a row; a longer document goes on in the next batch
-    world=None,             # the `World` whose processes share the documents; None: this process reads them all
-)->dict:                    # loss (nats a token), ppl, bits_per_byte, tokens, bytes
+    model,  # an `I3Model`
+    docs,  # `TokenStream`s or lists of ids, see `eval_batches`
+    tokenizer,  # for the bytes and the end mark
+    precision: str = 'fp32',  # 'fp32', 'bf16' or 'fp16'
+    max_docs: int = None,  # evaluate so many documents, evenly spread
+    progress: bool = False,  # a progress bar on stderr
+    batch_tokens: int = 8192,  # tokens computed at once
+    max_len: int = 1024,  # of them in a row; a longer document goes on in the next batch
+    world=None,  # the `World` whose processes share the documents; None: this process reads them all
+) -> dict:  # loss (nats a token), ppl, bits_per_byte, tokens, bytes
     "How well `model` predicts `docs`: every token counted once, documents read whole with the state carried on."
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -56,263 +82,357 @@ def evaluate(
     with tqdm(unit='tok', desc='evaluating', disable=not progress, unit_scale=True) as bar:
         for e in eval_batches(docs, tokenizer.eot_id, batch_tokens, max_len, max_docs, part):
             x, y = e.x.to(device), e.y.to(device)
-            with autocast(device, precision): out = model(x, y, state=None if e.first else state, want_state=True)
+            with autocast(device, precision):
+                out = model(x, y, state=None if e.first else state, want_state=True)
             n = int((e.y >= 0).sum())
             state, tokens = out.state, tokens + n
-            nll += out.lm_loss.double()*n                          # the sum stays on the card, which is not waited for
+            nll += out.lm_loss.double() * n  # the sum stays on the card, which is not waited for
             nbytes += target_bytes(e.y, tokenizer.byte_lengths)
             bar.update(n)
     model.train(was_training)
     nll = nll.item()
-    if world: nll, tokens, nbytes = world.sum(nll, tokens, nbytes)
-    if not tokens: raise I3Error('evaluation: the data hold no text; give a file with at least one document')
-    loss = nll/tokens
-    return dict(loss=loss, ppl=perplexity(loss), bits_per_byte=bits_per_byte(nll, nbytes), tokens=int(tokens), bytes=int(nbytes))
+    if world:
+        nll, tokens, nbytes = world.sum(nll, tokens, nbytes)
+    if not tokens:
+        raise I3Error('evaluation: the data hold no text; give a file with at least one document')
+    loss = nll / tokens
+    return dict(
+        loss=loss, ppl=perplexity(loss), bits_per_byte=bits_per_byte(nll, nbytes), tokens=int(tokens), bytes=int(nbytes)
+    )
 
 # %% ../nbs/13_trainer.ipynb #c010
-def _crc(path)->int:
+def _crc(path) -> int:
     "CRC-32 of a file."
     crc = 0
     with open(path, 'rb') as f:
-        while block := f.read(1 << 22): crc = zlib.crc32(block, crc)
+        while block := f.read(1 << 22):
+            crc = zlib.crc32(block, crc)
     return crc
 
+
 def save_checkpoint(
-    run: Path,         # the run's folder
-    step: int,         # steps done
-    cfg: I3Config,     # the model's configuration
-    weights: dict,     # name -> tensor
-    state: dict,       # what else the run needs: numbers, strings, lists, dicts and tensors
-    keep: int=2,       # how many checkpoints stay
-)->Path:
+    run: Path,  # the run's folder
+    step: int,  # steps done
+    cfg: I3Config,  # the model's configuration
+    weights: dict,  # name -> tensor
+    state: dict,  # what else the run needs: numbers, strings, lists, dicts and tensors
+    keep: int = 2,  # how many checkpoints stay
+) -> Path:
     "Write `checkpoints/step-…` so that it is whole or not there."
-    folder = Path(run)/'checkpoints'
+    folder = Path(run) / 'checkpoints'
     folder.mkdir(parents=True, exist_ok=True)
-    final, tmp = folder/f'step-{step:06d}', Path(tempfile.mkdtemp(dir=folder, prefix='.saving-'))
+    final, tmp = folder / f'step-{step:06d}', Path(tempfile.mkdtemp(dir=folder, prefix='.saving-'))
     try:
-        save_tensors(weights, tmp/'model.safetensors')
-        with open(tmp/'state.pt', 'wb') as f: torch.save(state, f); f.flush(); os.fsync(f.fileno())
+        save_tensors(weights, tmp / 'model.safetensors')
+        with open(tmp / 'state.pt', 'wb') as f:
+            torch.save(state, f)
+            f.flush()
+            os.fsync(f.fileno())
         files = {p.name: dict(bytes=p.stat().st_size, crc32=_crc(p)) for p in tmp.iterdir()}
-        write_atomic(tmp/'manifest.json', json.dumps(dict(format=1, step=step, config=cfg.to_dict(), files=files), indent=1))
+        write_atomic(
+            tmp / 'manifest.json', json.dumps(dict(format=1, step=step, config=cfg.to_dict(), files=files), indent=1)
+        )
         os.chmod(tmp, 0o755)
-        if final.exists(): shutil.rmtree(final)
+        if final.exists():
+            shutil.rmtree(final)
         os.rename(tmp, final)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
-    for old in sorted(folder.glob('step-*'))[:-keep]: shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    for old in sorted(folder.glob('step-*'))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 # %% ../nbs/13_trainer.ipynb #c012
 def load_into(
-    model,       # a module; its tensors are overwritten
+    model,  # a module; its tensors are overwritten
     path: Path,  # a safetensors file with exactly these tensors
 ):
     "Read a safetensors file into a model, a tensor at a time; the file is opened for each, so that its pages are given back."
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            with safe_open(path, 'pt') as f: tensor.copy_(f.get_tensor(name))
+            with safe_open(path, 'pt') as f:
+                tensor.copy_(f.get_tensor(name))
 
 # %% ../nbs/13_trainer.ipynb #c014
-def _shape_of(cfg: I3Config)->I3Config: return replace(cfg, checkpoint=False, balance_coef=0., z_coef=0., attn_heads=None)
+def _shape_of(cfg: I3Config) -> I3Config:
+    return replace(cfg, checkpoint=False, balance_coef=0.0, z_coef=0.0, attn_heads=None)
+
 
 def check_checkpoint(
-    path: Path,          # a folder `step-…`
-    cfg: I3Config=None,  # the configuration it must fit
-)->dict:                 # its manifest
+    path: Path,  # a folder `step-…`
+    cfg: I3Config = None,  # the configuration it must fit
+) -> dict:  # its manifest
     "Raise `I3Error` unless the checkpoint at `path` is whole and fits."
-    def refuse(why): raise I3Error(f'checkpoint {path.name} refused: {why}')
-    try: manifest = json.loads((path/'manifest.json').read_text())
-    except (OSError, ValueError): refuse('it has no readable manifest.json')
-    if not isinstance(manifest, dict) or manifest.get('format') != 1: refuse('it was written by another version of i3nb')
+
+    def refuse(why):
+        raise I3Error(f'checkpoint {path.name} refused: {why}')
+
+    try:
+        manifest = json.loads((path / 'manifest.json').read_text())
+    except (OSError, ValueError):
+        refuse('it has no readable manifest.json')
+    if not isinstance(manifest, dict) or manifest.get('format') != 1:
+        refuse('it was written by another version of i3nb')
     for name, f in manifest['files'].items():
-        size = (path/name).stat().st_size if (path/name).is_file() else None
-        if size != f['bytes']: refuse(f"{name} has {size} bytes, expected {f['bytes']}")
-        if _crc(path/name) != f['crc32']: refuse(f'{name} is damaged (checksum)')
-    if cfg and _shape_of(I3Config.from_dict(manifest['config'])) != _shape_of(cfg): refuse('it holds a model of another configuration')
+        size = (path / name).stat().st_size if (path / name).is_file() else None
+        if size != f['bytes']:
+            refuse(f'{name} has {size} bytes, expected {f["bytes"]}')
+        if _crc(path / name) != f['crc32']:
+            refuse(f'{name} is damaged (checksum)')
+    if cfg and _shape_of(I3Config.from_dict(manifest['config'])) != _shape_of(cfg):
+        refuse('it holds a model of another configuration')
     return manifest
 
+
 def last_good_checkpoint(
-    run: Path,           # the run's folder
-    cfg: I3Config=None,  # the configuration it must fit
-    say=print,           # called with a line for every refusal
-):                       # (path, manifest), or None
+    run: Path,  # the run's folder
+    cfg: I3Config = None,  # the configuration it must fit
+    say=print,  # called with a line for every refusal
+):  # (path, manifest), or None
     "The newest checkpoint of a run that is whole and fits."
     for path in sorted(Path(run).glob('checkpoints/step-*'), reverse=True):
-        try: return path, check_checkpoint(path, cfg)
-        except I3Error as e: say(str(e))
+        try:
+            return path, check_checkpoint(path, cfg)
+        except I3Error as e:
+            say(str(e))
 
 # %% ../nbs/13_trainer.ipynb #c019
 @dataclass(frozen=True)
 class TrainSettings:
     "How to train. `None` means: choose for me."
-    iters: int|None = None         # stop after so many steps
-    minutes: float|None = None     # or after so many minutes of training, whichever comes first
-    batch_size: int = 16           # sequences a step
-    micro_batch: int|None = None   # sequences computed at once; gradients add up to the batch. None: the whole batch, with small memory up to 4
-    seq_len: int|None = None       # tokens a sequence. None: the configuration's context
-    recipe: str = 'muon'           # see the optimizer chapter: 'paper', 'adamw' or 'muon'
-    lr: float|None = None          # peak learning rate of the recipe's main group. None: the recipe's own
-    warmup: int = 20               # steps
-    clip: float = 1.0              # largest gradient norm
-    sparsity: float = 0.0          # share of attention heads to prune by the end
+
+    iters: int | None = None  # stop after so many steps
+    minutes: float | None = None  # or after so many minutes of training, whichever comes first
+    batch_size: int = 16  # sequences a step
+    micro_batch: int | None = (
+        None  # sequences computed at once; gradients add up to the batch. None: the whole batch, with small memory up to 4
+    )
+    seq_len: int | None = None  # tokens a sequence. None: the configuration's context
+    recipe: str = 'muon'  # see the optimizer chapter: 'paper', 'adamw' or 'muon'
+    lr: float | None = None  # peak learning rate of the recipe's main group. None: the recipe's own
+    warmup: int = 20  # steps
+    clip: float = 1.0  # largest gradient norm
+    sparsity: float = 0.0  # share of attention heads to prune by the end
     seed: int = 0
-    eval_every: int|None = None    # steps; 0: only at the end; None: as often as takes at most 2.5 % of the time
-    eval_docs: int = 64            # validation documents in an evaluation on the way
-    checkpoint_every: int|None = None # steps; 0: only at the end; None: as often as takes at most 2.5 % of the time
-    precision: str = 'auto'        # 'fp32', 'bf16', 'fp16'
-    memory: str = 'normal'         # 'small': block by block in 16-bit states, in a third of the memory
-    graphs: bool|None = None       # record forward and backward as one CUDA graph; None: on one card of capability 8.0 or newer
-    patience: int = 10             # non-finite steps in a row, which no smaller loss scale can help, that end the run
-    prompt: str = 'once upon a time' # stories on the way begin so
+    eval_every: int | None = None  # steps; 0: only at the end; None: as often as takes at most 2.5 % of the time
+    eval_docs: int = 64  # validation documents in an evaluation on the way
+    checkpoint_every: int | None = None  # steps; 0: only at the end; None: as often as takes at most 2.5 % of the time
+    precision: str = 'auto'  # 'fp32', 'bf16', 'fp16'
+    memory: str = 'normal'  # 'small': block by block in 16-bit states, in a third of the memory
+    graphs: bool | None = (
+        None  # record forward and backward as one CUDA graph; None: on one card of capability 8.0 or newer
+    )
+    patience: int = 10  # non-finite steps in a row, which no smaller loss scale can help, that end the run
+    prompt: str = 'once upon a time'  # stories on the way begin so
 
-FIXED = ('memory', 'batch_size', 'micro_batch', 'seq_len', 'recipe', 'warmup', 'clip', 'seed')  # a resumed run keeps these
 
-def check_settings(s: TrainSettings)->TrainSettings:
+FIXED = (
+    'memory',
+    'batch_size',
+    'micro_batch',
+    'seq_len',
+    'recipe',
+    'warmup',
+    'clip',
+    'seed',
+)  # a resumed run keeps these
+
+
+def check_settings(s: TrainSettings) -> TrainSettings:
     "Fill in what follows from the rest; raise `I3Error` for what cannot work."
+
     def need(ok, name, why):
-        if not ok: raise I3Error(f'--{name} {getattr(s, name)}: {why}')
-    if s.iters is None and s.minutes is None: raise I3Error('neither --iters nor --minutes is given; say when to stop, for instance --minutes 3')
+        if not ok:
+            raise I3Error(f'--{name} {getattr(s, name)}: {why}')
+
+    if s.iters is None and s.minutes is None:
+        raise I3Error('neither --iters nor --minutes is given; say when to stop, for instance --minutes 3')
     for name in ('iters', 'minutes', 'batch_size', 'micro_batch', 'seq_len', 'lr', 'clip'):
         need(getattr(s, name) is None or getattr(s, name) > 0, name, 'must be positive')
-    for name in ('warmup', 'eval_every', 'checkpoint_every'): need((getattr(s, name) or 0) >= 0, name, 'must not be negative')
-    need(s.recipe in RECIPES, 'recipe', f"is unknown; choose one of {', '.join(RECIPES)}")
-    need(s.precision in ('auto', *PRECISIONS), 'precision', f"is unknown; choose auto, {', '.join(PRECISIONS)}")
+    for name in ('warmup', 'eval_every', 'checkpoint_every'):
+        need((getattr(s, name) or 0) >= 0, name, 'must not be negative')
+    need(s.recipe in RECIPES, 'recipe', f'is unknown; choose one of {", ".join(RECIPES)}')
+    need(s.precision in ('auto', *PRECISIONS), 'precision', f'is unknown; choose auto, {", ".join(PRECISIONS)}')
     need(0 <= s.sparsity < 1, 'sparsity', 'must be at least 0 and below 1; the papers prune 0.3')
     need(s.memory in ('normal', 'small'), 'memory', 'is unknown; choose normal or small')
-    need(not s.graphs or (s.memory == 'normal' and not s.sparsity), 'graphs', 'a recording needs a step that stays the same; leave out --memory small and --sparsity')
-    micro = s.micro_batch or (s.batch_size if s.memory == 'normal' else max(k for k in (1, 2, 3, 4) if s.batch_size % k == 0))
-    if s.batch_size % micro: raise I3Error(f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {[k for k in range(1, s.batch_size+1) if s.batch_size % k == 0]}')
+    need(
+        not s.graphs or (s.memory == 'normal' and not s.sparsity),
+        'graphs',
+        'a recording needs a step that stays the same; leave out --memory small and --sparsity',
+    )
+    micro = s.micro_batch or (
+        s.batch_size if s.memory == 'normal' else max(k for k in (1, 2, 3, 4) if s.batch_size % k == 0)
+    )
+    if s.batch_size % micro:
+        raise I3Error(
+            f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {[k for k in range(1, s.batch_size + 1) if s.batch_size % k == 0]}'
+        )
     return replace(s, micro_batch=micro)
 
 # %% ../nbs/13_trainer.ipynb #c022
 class CleanStop:
     "While active, SIGINT and SIGTERM set `asked`; a signal more than a second later does what it always did."
+
     def __enter__(self):
-        self.asked, self.since, self.old = None, 0., {}
-        if threading.current_thread() is threading.main_thread():          # Python delivers signals there only
-            for s in (signal.SIGINT, signal.SIGTERM): self.old[s] = signal.signal(s, self._note)
+        self.asked, self.since, self.old = None, 0.0, {}
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals there only
+            for s in (signal.SIGINT, signal.SIGTERM):
+                self.old[s] = signal.signal(s, self._note)
         return self
 
     def _note(self, number, frame):
-        if self.asked is None: self.asked, self.since = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() > self.since + 1: self._restore(); os.kill(os.getpid(), number)
+        if self.asked is None:
+            self.asked, self.since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() > self.since + 1:
+            self._restore()
+            os.kill(os.getpid(), number)
 
     def _restore(self):
-        for s, handler in self.old.items(): signal.signal(s, handler)
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
         self.old = {}
 
-    def __exit__(self, *_): self._restore()
+    def __exit__(self, *_):
+        self._restore()
+
 
 @contextlib.contextmanager
 def only_writer(run: Path):
     "Hold the run folder's lock, or raise `I3Error` if another process does."
-    try: import fcntl
-    except ImportError: yield; return                                      # Windows: no such lock
-    with open(Path(run)/'.lock', 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e: raise I3Error(f'{str(run)!r}: another process is training into this folder; wait for it, or use another --out') from e
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return  # Windows: no such lock
+    with open(Path(run) / '.lock', 'w') as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise I3Error(
+                f'{str(run)!r}: another process is training into this folder; wait for it, or use another --out'
+            ) from e
         yield
 
 # %% ../nbs/13_trainer.ipynb #c025
-def take(path: Path)->bool:
+def take(path: Path) -> bool:
     "Whether somebody left this file as a request; it is removed."
-    try: Path(path).unlink()
-    except FileNotFoundError: return False
+    try:
+        Path(path).unlink()
+    except FileNotFoundError:
+        return False
     return True
 
-def write_status(run: Path, **facts)->dict:
+
+def write_status(run: Path, **facts) -> dict:
     "Update `run.json` with `facts`; returns all that it says."
-    path = Path(run)/'run.json'
+    path = Path(run) / 'run.json'
     before = json.loads(path.read_text()) if path.is_file() else {}
-    write_atomic(path, json.dumps({**before, **facts}, indent=1)+'\n')
+    write_atomic(path, json.dumps({**before, **facts}, indent=1) + '\n')
     return {**before, **facts}
 
 # %% ../nbs/13_trainer.ipynb #c028
 class World:
     "The processes of a run: one alone, or several that a launcher started (`i3nb_train --processes`, or `torchrun`)."
-    def __init__(self, device: str='auto'):
+
+    def __init__(self, device: str = 'auto'):
         env = lambda k, default: int(os.environ.get(k, default))
         self.size, self.rank, local = env('WORLD_SIZE', 1), env('RANK', 0), env('LOCAL_RANK', 0)
         self.device = pick_device(device)
         if self.device.type == 'cuda':
             self.device = torch.device('cuda', local if self.size > 1 else self.device.index or 0)
-            torch.cuda.set_device(self.device)                    # kernels and graphs of libraries go to the current device
+            torch.cuda.set_device(self.device)  # kernels and graphs of libraries go to the current device
         if self.size > 1 and not dist.is_initialized():
             dist.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo', timeout=timedelta(hours=1))
 
     @property
-    def first(self): return self.rank == 0
+    def first(self):
+        return self.rank == 0
 
-    def sum(self, *numbers)->list:
+    def sum(self, *numbers) -> list:
         "The sums of numbers over the processes."
-        if self.size == 1: return list(numbers)
+        if self.size == 1:
+            return list(numbers)
         t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(t)
         return t.tolist()
 
-    def agree(self, *numbers)->list:
+    def agree(self, *numbers) -> list:
         "Process 0's numbers, in every process."
-        return self.sum(*(n if self.first else 0. for n in numbers))
+        return self.sum(*(n if self.first else 0.0 for n in numbers))
 
     def mean(self, tensors: list):
         "Replace each tensor by its mean over the processes."
-        if self.size == 1: return
-        for job in [dist.all_reduce(t, async_op=True) for t in tensors]: job.wait()
+        if self.size == 1:
+            return
+        for job in [dist.all_reduce(t, async_op=True) for t in tensors]:
+            job.wait()
         torch._foreach_div_(tensors, self.size)
 
-    def any(self, flag: bool)->bool:
+    def any(self, flag: bool) -> bool:
         "Whether `flag` is true in any process."
         return self.sum(float(flag))[0] > 0
 
     def spread(self, model, precision: str):
         "`model`, or with several processes one whose backward pass averages the gradients on the way."
-        if self.size == 1: return model
-        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks     # 70 MB that one process does without
+        if self.size == 1:
+            return model
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # 70 MB that one process does without
         from torch.nn.parallel import DistributedDataParallel
+
         card = self.device.type == 'cuda'
         cards = [self.device.index] if card else None
         spread = DistributedDataParallel(model, cards, broadcast_buffers=False, gradient_as_bucket_view=True)
         hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
-        if card and hook: spread.register_comm_hook(None, hook)
+        if card and hook:
+            spread.register_comm_hook(None, hook)
         return spread
 
     def one_by_one(self, f):
         "Process 0 calls `f` first, then the others: for work that leaves files behind."
-        if self.first: out = f()
-        if self.size > 1: dist.barrier()
+        if self.first:
+            out = f()
+        if self.size > 1:
+            dist.barrier()
         return out if self.first else f()
 
     def tell(self, what, teller: int):
         "What process `teller` holds, in every process."
-        if self.size == 1: return what
+        if self.size == 1:
+            return what
         box = [what]
         dist.broadcast_object_list(box, teller, device=self.device)
         return box[0]
 
     def close(self):
         "Wait for the others and part from them; a process that just ended would take the others with it."
-        if self.size > 1: dist.barrier(); dist.destroy_process_group()
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
 # %% ../nbs/13_trainer.ipynb #x001
-def _free_port()->int:
+def _free_port() -> int:
     "A port that nobody listens on."
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
+
 def run_processes(
-    command: list,       # program and arguments
-    n: int,              # how many
-    grace: float=30.,    # seconds that the others have to end after one has failed
-)->int:                  # 0 if all ended well, else the status of the first that did not
+    command: list,  # program and arguments
+    n: int,  # how many
+    grace: float = 30.0,  # seconds that the others have to end after one has failed
+) -> int:  # 0 if all ended well, else the status of the first that did not
     "Run a command in `n` processes of one `World`."
     where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(_free_port()), WORLD_SIZE=str(n))
+
     def start(i):
         env = {**os.environ, **where, 'RANK': str(i), 'LOCAL_RANK': str(i)}
         return subprocess.Popen(command, env=env, start_new_session=True)
+
     with CleanStop() as stop:
         crew, told, status, failed = [start(i) for i in range(n)], False, 0, None
         try:
-            while None in [p.poll() for p in crew]:               # a list: each of them is asked
+            while None in [p.poll() for p in crew]:  # a list: each of them is asked
                 if stop.asked and not told:
                     told = True
                     _send(crew, signal.SIGTERM)
@@ -320,29 +440,37 @@ def run_processes(
                 if status and failed is None:
                     failed = time.monotonic()
                     _send(crew, signal.SIGTERM)
-                if failed and time.monotonic() > failed + grace: _send(crew, signal.SIGKILL)
-                time.sleep(.05)
-        finally: _send(crew, signal.SIGKILL)                      # only after a second signal are there any left
+                if failed and time.monotonic() > failed + grace:
+                    _send(crew, signal.SIGKILL)
+                time.sleep(0.05)
+        finally:
+            _send(crew, signal.SIGKILL)  # only after a second signal are there any left
     return status or next((p.returncode for p in crew if p.returncode), 0)
+
 
 def _send(crew: list, number: int):
     "A signal to those that live."
     for p in crew:
-        if p.poll() is None: p.send_signal(number)
+        if p.poll() is None:
+            p.send_signal(number)
 
 # %% ../nbs/13_trainer.ipynb #x004
 class Pace:
     "When a piece of work is due, so that it takes at most a share of the time."
-    def __init__(self,
-        every: int|None,     # due at every so many steps; 0: never; None: by time
-        share: float=.025,   # of the time, at most
-        least: float=30.,    # seconds between two, at least
-    ): self.every, self.share, self.least, self.last, self.cost = every, share, least, time.monotonic(), 0.
 
-    def due(self, step: int)->bool:
+    def __init__(
+        self,
+        every: int | None,  # due at every so many steps; 0: never; None: by time
+        share: float = 0.025,  # of the time, at most
+        least: float = 30.0,  # seconds between two, at least
+    ):
+        self.every, self.share, self.least, self.last, self.cost = every, share, least, time.monotonic(), 0.0
+
+    def due(self, step: int) -> bool:
         "Whether it is time."
-        if self.every is not None: return self.every > 0 and step % self.every == 0
-        return time.monotonic() - self.last >= max(self.least, self.cost/self.share)
+        if self.every is not None:
+            return self.every > 0 and step % self.every == 0
+        return time.monotonic() - self.last >= max(self.least, self.cost / self.share)
 
     @contextlib.contextmanager
     def work(self):
@@ -354,72 +482,103 @@ class Pace:
 
 # %% ../nbs/13_trainer.ipynb #c031
 def return_memory(
-    threshold: int=1 << 20,  # bytes above which a freed piece goes back at once
-)->bool:
+    threshold: int = 1 << 20,  # bytes above which a freed piece goes back at once
+) -> bool:
     "Give freed memory back to the system, and let large pieces go back from now on (glibc only); whether it could be set. To be called before the first product, too."
-    for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'): os.environ.setdefault(cache, '32')   # compiled products kept: else 1,024
-    try: libc = ctypes.CDLL(None); mallopt, trim = libc.mallopt, libc.malloc_trim
-    except (AttributeError, OSError, TypeError): return False        # not glibc: nothing to do
+    for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
+        os.environ.setdefault(cache, '32')  # compiled products kept: else 1,024
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False  # not glibc: nothing to do
     ARENA_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -8, -3, -1
-    return all([mallopt(ARENA_MAX, 1), mallopt(MMAP_THRESHOLD, threshold), mallopt(TRIM_THRESHOLD, threshold)]) and trim(0) in (0, 1)
+    return all(
+        [mallopt(ARENA_MAX, 1), mallopt(MMAP_THRESHOLD, threshold), mallopt(TRIM_THRESHOLD, threshold)]
+    ) and trim(0) in (0, 1)
 
 # %% ../nbs/13_trainer.ipynb #x007
 def card_jobs(
     cfg: I3Config,
     device: torch.device,  # a CUDA device
-    precision: str,        # 'fp32', 'bf16' or 'fp16'
-)->list:                   # of `Job`
+    precision: str,  # 'fp32', 'bf16' or 'fp16'
+) -> list:  # of `Job`
     "Every choice of a form that training on a card makes: in its steps, and in fp32 for the stories between them."
     from i3nb.head_gpu import head_job
     from i3nb.moe_gpu import experts_job, ops_job
     from i3nb.recurrence import gru_job
     from i3nb.scan_gpu import scan_job
+
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[precision]
     typed = [job(device, kind) for kind in {dtype, torch.float32} for job in (experts_job, ops_job)]
     return [scan_job(device, cfg.d_state), gru_job(device, precision == 'fp16'), head_job(device, dtype), *typed]
 
-def out_of_memory(e: BaseException)->bool:
+
+def out_of_memory(e: BaseException) -> bool:
     "Whether an error says that a card is full."
     text = str(e)
     full = isinstance(e, torch.OutOfMemoryError) or 'STATUS_ALLOC_FAILED' in text or 'CUDA error: out of memory' in text
     return full or 'NCCL' in text and 'out of memory' in text
 
 # %% ../nbs/13_trainer.ipynb #c033
-def _rng_state(device)->dict:
+def _rng_state(device) -> dict:
     "The state of every random generator, as tensors and plain numbers."
     kind, keys, *rest = np.random.get_state()
-    state = dict(torch=torch.get_rng_state(), numpy=[kind, torch.from_numpy(keys.astype(np.int64)), *rest], python=random.getstate())
-    if device.type == 'cuda': state['cuda'] = torch.cuda.get_rng_state(device)
+    state = dict(
+        torch=torch.get_rng_state(),
+        numpy=[kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        python=random.getstate(),
+    )
+    if device.type == 'cuda':
+        state['cuda'] = torch.cuda.get_rng_state(device)
     return state
+
 
 def _set_rng_state(state: dict, device):
     kind, keys, *rest = state['numpy']
-    torch.set_rng_state(state['torch'].cpu()); np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
     v, internal, gauss = state['python']
     random.setstate((v, tuple(internal), gauss))
-    if device.type == 'cuda' and 'cuda' in state: torch.cuda.set_rng_state(state['cuda'].cpu(), device)
+    if device.type == 'cuda' and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'].cpu(), device)
+
 
 class Trainer:
     "Trains a model on prepared data into a run folder; made again with the same folder, it goes on."
-    def __init__(self,
-        cfg: I3Config,            # the model to train
-        data: Prepared,           # tokens to train and validate on
-        out,                      # the run folder
+
+    def __init__(
+        self,
+        cfg: I3Config,  # the model to train
+        data: Prepared,  # tokens to train and validate on
+        out,  # the run folder
         settings: TrainSettings,
-        device: str='auto',       # 'auto', 'cpu', 'cuda', 'cuda:1'
-        progress: bool=True,      # a progress bar and messages on stderr
-        world: World=None,        # the processes of this run; None: as `torchrun` says, else one
+        device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1'
+        progress: bool = True,  # a progress bar and messages on stderr
+        world: World = None,  # the processes of this run; None: as `torchrun` says, else one
     ):
         self.world = world or World(device)
-        self.cfg, self.data, self.out, self.progress, self.device = cfg, data, Path(out), progress and self.world.first, self.world.device
+        self.cfg, self.data, self.out, self.progress, self.device = (
+            cfg,
+            data,
+            Path(out),
+            progress and self.world.first,
+            self.world.device,
+        )
         self.settings = s = check_settings(settings)
         self.small = s.memory == 'small'
-        if self.device.type == 'cpu': return_memory() if self.small else keep_memory()
+        if self.device.type == 'cpu':
+            return_memory() if self.small else keep_memory()
         self.precision = self._agreed_precision(s.precision)
-        if len(data.tokenizer) > cfg.vocab_size: raise I3Error(f'the tokenizer has {len(data.tokenizer)} entries, the model {cfg.vocab_size}; use --vocab_size {cfg.vocab_size}')
-        self.batches = Batches(data, s.batch_size, s.seq_len or cfg.context, s.seed, rank=self.world.rank, world_size=self.world.size)
-        self.micro = min(s.micro_batch, s.batch_size//self.world.size)
-        self.last_norm = None                          # of the gradients of the step before, in little memory
+        if len(data.tokenizer) > cfg.vocab_size:
+            raise I3Error(
+                f'the tokenizer has {len(data.tokenizer)} entries, the model {cfg.vocab_size}; use --vocab_size {cfg.vocab_size}'
+            )
+        self.batches = Batches(
+            data, s.batch_size, s.seq_len or cfg.context, s.seed, rank=self.world.rank, world_size=self.world.size
+        )
+        self.micro = min(s.micro_batch, s.batch_size // self.world.size)
+        self.last_norm = None  # of the gradients of the step before, in little memory
         seed_all(s.seed)
         if self.device.type == 'cuda':
             jobs = card_jobs(cfg, self.device, self.precision)
@@ -427,12 +586,12 @@ class Trainer:
         self._build()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16')
         self.graphed = self._recorded()
-        self.sparsity = ProgressiveSparsity(self.model, s.sparsity, warmup=.2, ramp=.6) if s.sparsity else None
+        self.sparsity = ProgressiveSparsity(self.model, s.sparsity, warmup=0.2, ramp=0.6) if s.sparsity else None
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
-        self.looks, self.saves = Pace(s.eval_every), Pace(s.checkpoint_every, least=60.)
+        self.looks, self.saves = Pace(s.eval_every), Pace(s.checkpoint_every, least=60.0)
         self.step = self.skipped = self.skipped_in_a_row = 0
-        self.fits = False                              # whether a step has gone through in this size
-        self.progress_made = 0.                        # `work_done` as all processes agreed on it before this step
+        self.fits = False  # whether a step has gone through in this size
+        self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
         self.parent = os.getppid()
 
     def _build(self):
@@ -443,190 +602,256 @@ class Trainer:
             self.optimizer = build_optimizer(self.model, self.settings.recipe, lr=self.settings.lr, **lean)
             self.optimizer.make_states()
         except RuntimeError as e:
-            if not out_of_memory(e): raise
-            raise I3Error('the card is too small for weights and optimizer; use --memory small, or a smaller preset') from e
+            if not out_of_memory(e):
+                raise
+            raise I3Error(
+                'the card is too small for weights and optimizer; use --memory small, or a smaller preset'
+            ) from e
         exchanging = self.world.size > 1 and not self.small and not self._records()
         self.replica = self.world.spread(self.model, self.precision) if exchanging else None
-        if not self.small: self.optimizer.share(self.world.rank, self.world.size, self._agreed_precision('auto'))
+        if not self.small:
+            self.optimizer.share(self.world.rank, self.world.size, self._agreed_precision('auto'))
 
-    def _agreed_precision(self, asked: str)->str:
+    def _agreed_precision(self, asked: str) -> str:
         "Process 0's choice: it may rest on a measurement, which can come out otherwise in another process."
         return PRECISIONS[int(self.world.agree(PRECISIONS.index(pick_precision(self.device, asked)))[0])]
 
-    def _records(self)->bool:
+    def _records(self) -> bool:
         "Whether steps are recorded as CUDA graphs."
         s = self.settings
-        if s.graphs is not None: return s.graphs
-        alike = s.memory == 'normal' and not s.sparsity and not self.cfg.checkpoint       # every step is like the one before
-        return alike and self.device.type == 'cuda' and self.world.size == 1 and torch.cuda.get_device_capability(self.device) >= (8, 0)
+        if s.graphs is not None:
+            return s.graphs
+        alike = s.memory == 'normal' and not s.sparsity and not self.cfg.checkpoint  # every step is like the one before
+        return (
+            alike
+            and self.device.type == 'cuda'
+            and self.world.size == 1
+            and torch.cuda.get_device_capability(self.device) >= (8, 0)
+        )
 
     def say(self, line: str):
-        if self.progress: tqdm.write(line, file=sys.stderr)
+        if self.progress:
+            tqdm.write(line, file=sys.stderr)
 
     @property
-    def work_done(self)->float:
+    def work_done(self) -> float:
         "How much of the run is done, 0 to 1: by steps or by time, whichever is further."
         s = self.settings
-        return min(1., max(self.step/s.iters if s.iters else 0, self.telemetry.elapsed_s/60/s.minutes if s.minutes else 0))
+        return min(
+            1.0,
+            max(self.step / s.iters if s.iters else 0, self.telemetry.elapsed_s / 60 / s.minutes if s.minutes else 0),
+        )
 
 # %% ../nbs/13_trainer.ipynb #c035
 @patch
-def _accumulate(self: Trainer, x, y)->dict:
+def _accumulate(self: Trainer, x, y) -> dict:
     "Forward and backward over `x`, `y` in micro-batches; the means of what these report."
     total, pieces = {}, list(zip(x.split(self.micro), y.split(self.micro)))
     for i, (xs, ys) in enumerate(pieces):
-        share = len(xs)/len(x)                                             # the last piece may be smaller
+        share = len(xs) / len(x)  # the last piece may be smaller
         with self._exchange(i + 1 == len(pieces)):
-            with autocast(self.device, self.precision): out = (self.replica or self.model)(*self._upload(xs, ys))
-            self.scaler.scale(out.loss*share).backward()
+            with autocast(self.device, self.precision):
+                out = (self.replica or self.model)(*self._upload(xs, ys))
+            self.scaler.scale(out.loss * share).backward()
         seen = dict(loss=out.lm_loss, balance=out.balance, z=out.z, usage=out.usage.mean(0))
-        if out.routes: seen['patterns'] = torch.stack([r.mean((0, 1)) for r in out.routes]).mean(0)
-        for k, v in seen.items(): total[k] = total.get(k, 0) + v.detach().float()*share
+        if out.routes:
+            seen['patterns'] = torch.stack([r.mean((0, 1)) for r in out.routes]).mean(0)
+        for k, v in seen.items():
+            total[k] = total.get(k, 0) + v.detach().float() * share
     return total
 
+
 @patch
-def _upload(self: Trainer, *tensors)->list:
+def _upload(self: Trainer, *tensors) -> list:
     "Tensors on the card, through pinned memory, from which the card fetches them while the processor goes on."
-    if self.device.type != 'cuda' or tensors[0].is_cuda: return [t.to(self.device) for t in tensors]
+    if self.device.type != 'cuda' or tensors[0].is_cuda:
+        return [t.to(self.device) for t in tensors]
     return [t.pin_memory().to(self.device, non_blocking=True) for t in tensors]
+
 
 @patch
 def _exchange(self: Trainer, last: bool):
     "Around a micro-batch: the backward pass of a step's last one averages gradients, once the size is known to fit."
-    if self.replica is None or last and self.fits: return contextlib.nullcontext()
+    if self.replica is None or last and self.fits:
+        return contextlib.nullcontext()
     return self.replica.no_sync()
+
 
 @patch
 def _recorded(self: Trainer, recorder=None):
     "`_accumulate` as a recording, or None if the run asks for none."
     return GraphedStep(self._accumulate, self.model.parameters(), self.device, recorder) if self._records() else None
 
+
 @patch
-def _gradients(self: Trainer)->dict:
+def _gradients(self: Trainer) -> dict:
     "Gradients of the next batch, averaged over all processes."
     x, y = next(self.batches)
     seen = self._until_it_fits(lambda: (self.graphed or self._accumulate)(x, y))
-    if self.replica is None or not self.fits: self.world.mean([p.grad for p in self.model.parameters()])
+    if self.replica is None or not self.fits:
+        self.world.mean([p.grad for p in self.model.parameters()])
     self.fits = True
     return seen
+
 
 @patch
 def _until_it_fits(self: Trainer, work):
     "`work()`; a card that is too small for it gets smaller micro-batches."
     while True:
-        try: out, full = work(), False
+        try:
+            out, full = work(), False
         except RuntimeError as e:
-            if not out_of_memory(e): raise
+            if not out_of_memory(e):
+                raise
             out, full = {}, True
-        if self.fits and not full: return out
-        if self.fits and self.world.size > 1: raise I3Error(f'step {self.step+1}: the card ran out of memory, though this size '
-            f'fitted before; close what else uses the card, and go on with --micro_batch {max(1, self.micro//2)}')
-        if not self.world.any(full): return out
+        if self.fits and not full:
+            return out
+        if self.fits and self.world.size > 1:
+            raise I3Error(
+                f'step {self.step + 1}: the card ran out of memory, though this size '
+                f'fitted before; close what else uses the card, and go on with --micro_batch {max(1, self.micro // 2)}'
+            )
+        if not self.world.any(full):
+            return out
         self._halve()
+
 
 @patch
 def _halve(self: Trainer):
     "Out of memory: begin again in half as large pieces. The step stays the same, for a little time."
     self.optimizer.zero_grad(set_to_none=True)
-    self.graphed = self._recorded()                        # a recording holds its memory: the new pieces get a new one
-    if self.device.type == 'cuda': torch.cuda.empty_cache()
-    if self.micro == 1: raise I3Error('the card is too small for a single sequence; use --memory small, a smaller --seq_len, or a smaller preset')
+    self.graphed = self._recorded()  # a recording holds its memory: the new pieces get a new one
+    if self.device.type == 'cuda':
+        torch.cuda.empty_cache()
+    if self.micro == 1:
+        raise I3Error(
+            'the card is too small for a single sequence; use --memory small, a smaller --seq_len, or a smaller preset'
+        )
     self.micro //= 2
-    self.say(f'out of memory: going on with micro-batches of {self.micro}, {self.settings.batch_size} sequences a step as before')
+    self.say(
+        f'out of memory: going on with micro-batches of {self.micro}, {self.settings.batch_size} sequences a step as before'
+    )
 
 # %% ../nbs/13_trainer.ipynb #c037
 @patch
-def _block_inputs(self: Trainer, ids)->list:
+def _block_inputs(self: Trainer, ids) -> list:
     "What goes into each block, and what comes out of the last: (b, t, d) each. Nothing else of the forward pass stays."
     with torch.no_grad():
         xs = [self.model.embed(ids)]
         for block in self.model.blocks:
             xs.append(torch.empty_like(xs[-1]))
             for x, to in zip(xs[-2].split(self.micro), xs[-1].split(self.micro)):
-                with autocast(self.device, self.precision): to.copy_(block(x)[0])
+                with autocast(self.device, self.precision):
+                    to.copy_(block(x)[0])
     return xs
 
+
 @patch
-def _block_gradient(self: Trainer, block, x, g)->tuple:
+def _block_gradient(self: Trainer, block, x, g) -> tuple:
     "From the gradient `g` of a block's output to that of its input `x`, both (b, t, d); the parameters' gradients add up."
     out, seen, cfg = torch.empty_like(x), {}, self.cfg
     for xs, gs, to in zip(x.split(self.micro), g.split(self.micro), out.split(self.micro)):
-        xs, share = xs.detach().requires_grad_(), len(xs)/len(x)
-        with autocast(self.device, self.precision): y, _, route, aux = block(xs)
-        extra = (cfg.balance_coef*aux.balance + cfg.z_coef*aux.z)*(share/cfg.n_layers)
+        xs, share = xs.detach().requires_grad_(), len(xs) / len(x)
+        with autocast(self.device, self.precision):
+            y, _, route, aux = block(xs)
+        extra = (cfg.balance_coef * aux.balance + cfg.z_coef * aux.z) * (share / cfg.n_layers)
         torch.autograd.backward([y, self.scaler.scale(extra)], [gs, None])
         to.copy_(xs.grad)
-        new = dict(balance=aux.balance, z=aux.z, usage=aux.usage, **({} if route is None else dict(patterns=route.mean((0, 1)))))
-        for k, v in new.items(): seen[k] = seen.get(k, 0) + v.detach().float()*share
+        new = dict(
+            balance=aux.balance,
+            z=aux.z,
+            usage=aux.usage,
+            **({} if route is None else dict(patterns=route.mean((0, 1)))),
+        )
+        for k, v in new.items():
+            seen[k] = seen.get(k, 0) + v.detach().float() * share
     return out, seen
 
 # %% ../nbs/13_trainer.ipynb #c039
-def _head_loss(h, y, head, slices)->tuple:
+def _head_loss(h, y, head, slices) -> tuple:
     "Normalisers (n,) of the tokens' logits and the mean loss, for hidden states `h` (n, d) and targets `y` (n,)."
-    lse, hit = (h.new_full((len(h),), v, dtype=torch.float32) for v in (-math.inf, 0.))
+    lse, hit = (h.new_full((len(h),), v, dtype=torch.float32) for v in (-math.inf, 0.0))
     for rows in slices:
         logits, here = _logits(h, head, rows), (y >= rows.start) & (y < rows.stop)
         lse = torch.logaddexp(lse, logits.logsumexp(-1))
-        hit[here] = logits[here, y[here]-rows.start]
-    return lse, ((lse-hit)*(y >= 0)).sum()/(y >= 0).sum().clamp_min(1)
+        hit[here] = logits[here, y[here] - rows.start]
+    return lse, ((lse - hit) * (y >= 0)).sum() / (y >= 0).sum().clamp_min(1)
 
-def _logits(h, head, rows: slice): return (h@head.weight[rows].to(h.dtype).T).float().add_(head.bias[rows])
+
+def _logits(h, head, rows: slice):
+    return (h @ head.weight[rows].to(h.dtype).T).float().add_(head.bias[rows])
+
 
 def _head_slices(h, y, head, slices, lse):
     "For each slice of the vocabulary: its rows, their gradients (rows, d) and (rows,), and the part of the hidden states' gradient (n, d) it makes."
     count = (y >= 0).sum().clamp_min(1)
     for rows in slices:
         p, here = _logits(h, head, rows).sub_(lse[:, None]).exp_(), (y >= rows.start) & (y < rows.stop)
-        p[here, y[here]-rows.start] -= 1
+        p[here, y[here] - rows.start] -= 1
         p = p.mul_((y >= 0)[:, None])
         low = p.to(h.dtype)
-        yield rows, (low.T@h).float()/count, p.sum(0)/count, (low@head.weight[rows].to(h.dtype)).float()/count
+        yield rows, (low.T @ h).float() / count, p.sum(0) / count, (low @ head.weight[rows].to(h.dtype)).float() / count
+
 
 @patch
-def _head_step(self: Trainer, x, y, move: bool)->tuple:
+def _head_step(self: Trainer, x, y, move: bool) -> tuple:
     "Loss of the last block's output `x`, its gradient for `x` (b, t, d), and the norm of the head's gradients; the head's matrix takes its step if `move`."
-    head, opt, dtype = self.model.head, self.optimizer.stages['head'][0], dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[self.precision]
-    x, y, factor = x.detach().requires_grad_(), y.flatten(), min(1., self.settings.clip/(self.last_norm or 1e-9))
+    head, opt, dtype = (
+        self.model.head,
+        self.optimizer.stages['head'][0],
+        dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[self.precision],
+    )
+    x, y, factor = x.detach().requires_grad_(), y.flatten(), min(1.0, self.settings.clip / (self.last_norm or 1e-9))
     hidden = self.model.norm(x).flatten(0, 1)
     with torch.no_grad():
-        h, g, squares = hidden.to(dtype), torch.zeros_like(hidden), 0.
-        size = max(1, 2**22//len(h))                           # rows of the vocabulary at once: 4 million logits
-        slices = [slice(i, min(len(head.weight), i+size)) for i in range(0, len(head.weight), size)]
+        h, g, squares = hidden.to(dtype), torch.zeros_like(hidden), 0.0
+        size = max(1, 2**22 // len(h))  # rows of the vocabulary at once: 4 million logits
+        slices = [slice(i, min(len(head.weight), i + size)) for i in range(0, len(head.weight), size)]
         lse, loss = _head_loss(h, y, head, slices)
-        if move := move and not self.world.any(not math.isfinite(loss.item())): opt.make_states(); opt.state[head.weight]['step'] += 1
+        if move := move and not self.world.any(not math.isfinite(loss.item())):
+            opt.make_states()
+            opt.state[head.weight]['step'] += 1
         head.bias.grad = torch.empty_like(head.bias)
         for rows, dW, db, dh in _head_slices(h, y, head, slices, lse):
             self.world.mean([dW])
             head.bias.grad[rows], norm = db, dW.norm().item()
-            g += dh; squares += norm**2
-            if move and math.isfinite(norm): opt.update_rows(head.weight, rows, dW.mul_(factor))
+            g += dh
+            squares += norm**2
+            if move and math.isfinite(norm):
+                opt.update_rows(head.weight, rows, dW.mul_(factor))
         head.bias.grad = self.scaler.scale(head.bias.grad)
     hidden.backward(self.scaler.scale(g))
-    return loss, x.grad, squares**.5, move
+    return loss, x.grad, squares**0.5, move
 
 # %% ../nbs/13_trainer.ipynb #c041
 @patch
-def _part_step(self: Trainer, stage: str, move: bool)->float:
+def _part_step(self: Trainer, stage: str, move: bool) -> float:
     "Clip the gradients of one part of the model, let it take its step if `move`, and free them; their norm before clipping."
     parts = self.optimizer.stages[stage]
     params = [p for o in parts for g in o.param_groups for p in g['params'] if p.grad is not None]
     self.world.mean([p.grad for p in params])
-    for o in parts: self.scaler.unscale_(o)
+    for o in parts:
+        self.scaler.unscale_(o)
     norm = clip_gradients(params, 0)
     if move and math.isfinite(norm):
-        clip_gradients(params, self.settings.clip*norm/max(norm, self.last_norm or 0.))
-        for o in parts: self.scaler.step(o)
-    for o in parts: o.zero_grad(set_to_none=True)
+        clip_gradients(params, self.settings.clip * norm / max(norm, self.last_norm or 0.0))
+        for o in parts:
+            self.scaler.step(o)
+    for o in parts:
+        o.zero_grad(set_to_none=True)
     self._give_back()
     return norm
+
 
 @patch
 def _give_back(self: Trainer):
     "What short products left behind goes back to the system, so that the next part begins with a small process."
-    if self.small and self.device.type == 'cpu': return_memory()
+    if self.small and self.device.type == 'cpu':
+        return_memory()
+
 
 @patch
-def _descend(self: Trainer, x, y, move: bool)->tuple:
+def _descend(self: Trainer, x, y, move: bool) -> tuple:
     "Forward over `x`, `y`, then down through the model; each part takes its step on the way if `move`. What was seen, and the norm of all gradients."
     xs = self._until_it_fits(lambda: self._block_inputs(x))
     self._give_back()
@@ -635,7 +860,8 @@ def _descend(self: Trainer, x, y, move: bool)->tuple:
     for i in reversed(range(len(self.model.blocks))):
         xs.pop()
         g, seen = self._until_it_fits(lambda: self._block_gradient(self.model.blocks[i], xs[-1], g))
-        norms.append(self._part_step(f'blocks.{i}', move)); looks.append(seen)
+        norms.append(self._part_step(f'blocks.{i}', move))
+        looks.append(seen)
     self.model.embed(x).backward(g)
     norms.append(self._part_step('embed', move))
     mean = lambda k: torch.stack([s[k] for s in looks if k in s]).mean(0)
@@ -643,23 +869,29 @@ def _descend(self: Trainer, x, y, move: bool)->tuple:
     seen = dict(loss=loss, loss_scale=self._loss_scale(), **{k: mean(k) for k in known})
     return self._read(seen), math.hypot(*norms)
 
+
 @patch
-def _small_step(self: Trainer)->tuple:
+def _small_step(self: Trainer) -> tuple:
     "One step in little memory: what was seen, the gradients' norm, whether all was finite."
     x, y = (v.to(self.device) for v in next(self.batches))
-    if self.last_norm is None: norm = self._descend(x, y, False)[1]; self.scaler.update(); self._note(norm)
+    if self.last_norm is None:
+        norm = self._descend(x, y, False)[1]
+        self.scaler.update()
+        self._note(norm)
     seen, norm = self._descend(x, y, True)
     self._note(norm)
     return seen, norm, math.isfinite(norm) and math.isfinite(seen['loss'])
 
+
 @patch
 def _note(self: Trainer, norm: float):
     "The gradients' norm, for clipping the next step."
-    if math.isfinite(norm): self.last_norm = norm
+    if math.isfinite(norm):
+        self.last_norm = norm
 
 # %% ../nbs/13_trainer.ipynb #c043
 @patch
-def _read(self: Trainer, seen: dict)->dict:
+def _read(self: Trainer, seen: dict) -> dict:
     "Numbers of a step, as floats and lists of floats; several processes' means. Waits for the card, once."
     shapes = {k: v.shape for k, v in seen.items()}
     flat = torch.cat([v.detach().double().flatten() for v in seen.values()])
@@ -670,16 +902,19 @@ def _read(self: Trainer, seen: dict)->dict:
         out[k] = few if shape else few[0]
     return out
 
+
 @patch
-def _loss_scale(self: Trainer)->torch.Tensor:
+def _loss_scale(self: Trainer) -> torch.Tensor:
     "The loss scale, on the card; 1 where there is none."
     return self.scaler.scale(torch.ones((), device=self.device))
 
+
 @patch
-def _whole_step(self: Trainer)->tuple:
+def _whole_step(self: Trainer) -> tuple:
     "One step with all gradients at once: what was seen, their norm, whether all was finite."
     seen = self._gradients()
-    for opt in self.optimizer.parts: self.scaler.unscale_(opt)
+    for opt in self.optimizer.parts:
+        self.scaler.unscale_(opt)
     seen = self._read(dict(seen, norm=gradient_norm(self.model.parameters()), loss_scale=self._loss_scale()))
     norm = seen.pop('norm')
     if ok := math.isfinite(norm) and math.isfinite(seen['loss']):
@@ -687,14 +922,20 @@ def _whole_step(self: Trainer)->tuple:
         self._move()
     return seen, norm, ok
 
+
 @patch
 def _move(self: Trainer):
     "The optimizer's step. Gradients are finite here. What a full card interrupts is half done, so the run ends."
-    try: self.optimizer.step()
+    try:
+        self.optimizer.step()
     except RuntimeError as e:
-        if not out_of_memory(e): raise
-        raise I3Error(f'step {self.step+1}: the card ran out of memory in the optimizer, after some weights had moved; '
-            'close what else uses the card, and run the same command again: it goes on from the last checkpoint') from e
+        if not out_of_memory(e):
+            raise
+        raise I3Error(
+            f'step {self.step + 1}: the card ran out of memory in the optimizer, after some weights had moved; '
+            'close what else uses the card, and run the same command again: it goes on from the last checkpoint'
+        ) from e
+
 
 @patch
 def _note_outcome(self: Trainer, loss: float, scale: float, ok: bool):
@@ -703,83 +944,138 @@ def _note_outcome(self: Trainer, loss: float, scale: float, ok: bool):
     self.skipped += not ok
     self.skipped_in_a_row = 0 if ok else self.skipped_in_a_row + (not adapting)
 
+
 @patch
-def train_step(self: Trainer)->dict:
+def train_step(self: Trainer) -> dict:
     "One optimizer step; returns its row for `metrics.jsonl`."
     start, s = time.perf_counter(), self.settings
     self.optimizer.set_lr_scale(lr_scale(self.progress_made, self.step, s.warmup))
     seen, norm, ok = self._small_step() if self.small else self._whole_step()
     loss, scale = seen['loss'], seen.pop('loss_scale')
-    if ok and self.sparsity: self._prune()
+    if ok and self.sparsity:
+        self._prune()
     self.scaler.update()
     self.optimizer.zero_grad(set_to_none=True)
     self.step += 1
     self._note_outcome(loss, scale, ok)
     self.meter.update(loss)
-    tokens = s.batch_size*self.batches.t
-    return {**seen, **self.telemetry.read(), **self.meter.row(), 'step': self.step, 'tokens': self.step*tokens,
-        'lr': self.optimizer.param_groups[0]['lr'], 'grad_norm': norm, 'tokens_per_s': tokens/(time.perf_counter()-start), 'skipped': self.skipped,
-        'micro_batch': self.micro, 'loss_scale': scale if self.scaler.is_enabled() else None, 'progress': self.work_done}
+    tokens = s.batch_size * self.batches.t
+    return {
+        **seen,
+        **self.telemetry.read(),
+        **self.meter.row(),
+        'step': self.step,
+        'tokens': self.step * tokens,
+        'lr': self.optimizer.param_groups[0]['lr'],
+        'grad_norm': norm,
+        'tokens_per_s': tokens / (time.perf_counter() - start),
+        'skipped': self.skipped,
+        'micro_batch': self.micro,
+        'loss_scale': scale if self.scaler.is_enabled() else None,
+        'progress': self.work_done,
+    }
+
 
 @patch
 def _prune(self: Trainer):
     "Follow the sparsity schedule; every process masks the heads that process 0 chose."
     self.sparsity.step(self.progress_made)
     if self.world.size > 1:
-        for layer in self.sparsity.layers: dist.broadcast(layer.head_mask, 0)
+        for layer in self.sparsity.layers:
+            dist.broadcast(layer.head_mask, 0)
 
 # %% ../nbs/13_trainer.ipynb #c045
 @patch
-def state_dict(self: Trainer)->dict:
+def state_dict(self: Trainer) -> dict:
     "Everything but the weights that the next step depends on."
-    return dict(step=self.step, skipped=self.skipped, micro=self.micro, last_norm=self.last_norm, optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(), batches=self.batches.state_dict(),
-        meter=self.meter.state_dict(), telemetry=self.telemetry.state_dict(), sparsity=self.sparsity.state_dict() if self.sparsity else None,
-        rng=_rng_state(self.device), fixed=self._fixed(), precision=self.precision)
+    return dict(
+        step=self.step,
+        skipped=self.skipped,
+        micro=self.micro,
+        last_norm=self.last_norm,
+        optimizer=self.optimizer.state_dict(),
+        scaler=self.scaler.state_dict(),
+        batches=self.batches.state_dict(),
+        meter=self.meter.state_dict(),
+        telemetry=self.telemetry.state_dict(),
+        sparsity=self.sparsity.state_dict() if self.sparsity else None,
+        rng=_rng_state(self.device),
+        fixed=self._fixed(),
+        precision=self.precision,
+    )
+
 
 @patch
-def _fixed(self: Trainer)->dict:
+def _fixed(self: Trainer) -> dict:
     "The settings that a resumed run must keep, as they were resolved."
-    return {k: getattr(self.settings, k) for k in FIXED} | dict(seq_len=self.batches.t, sparse=bool(self.sparsity), tokenizer=self.data.tokenizer.fingerprint)
+    return {k: getattr(self.settings, k) for k in FIXED} | dict(
+        seq_len=self.batches.t, sparse=bool(self.sparsity), tokenizer=self.data.tokenizer.fingerprint
+    )
+
 
 @patch
 def load_state_dict(self: Trainer, state: dict):
     "Go on where `state` was taken; raises `I3Error` where a setting that must stay has changed."
     for k, v in self._fixed().items():
-        if state['fixed'].get(k, v) != v: raise I3Error(f"{str(self.out)!r} holds a run with {k}={state['fixed'][k]}, now {k}={v}; use the same value, or another --out")
+        if state['fixed'].get(k, v) != v:
+            raise I3Error(
+                f'{str(self.out)!r} holds a run with {k}={state["fixed"][k]}, now {k}={v}; use the same value, or another --out'
+            )
     self._go_on_in(state.get('precision') or state['fixed'].get('precision') or self.precision)
     self.batches.load_state_dict(state['batches'])
-    self.step, self.skipped, self.micro, self.last_norm = state['step'], state['skipped'], min(self.micro, state['micro']), state.get('last_norm')
-    for k in ('optimizer', 'meter', 'telemetry'): getattr(self, k).load_state_dict(state[k])
-    if state['scaler'] and self.scaler.is_enabled(): self.scaler.load_state_dict(state['scaler'])
-    if self.sparsity: self.sparsity.load_state_dict(state['sparsity'])
+    self.step, self.skipped, self.micro, self.last_norm = (
+        state['step'],
+        state['skipped'],
+        min(self.micro, state['micro']),
+        state.get('last_norm'),
+    )
+    for k in ('optimizer', 'meter', 'telemetry'):
+        getattr(self, k).load_state_dict(state[k])
+    if state['scaler'] and self.scaler.is_enabled():
+        self.scaler.load_state_dict(state['scaler'])
+    if self.sparsity:
+        self.sparsity.load_state_dict(state['sparsity'])
     _set_rng_state(state['rng'], self.device)
+
 
 @patch
 def _go_on_in(self: Trainer, before: str):
     "Which precision a resumed run computes in: a chosen one may change with the machine, one that was asked for may not."
-    if before == self.precision: return
+    if before == self.precision:
+        return
     if self.settings.precision != 'auto' and has_precision(self.device, before):
-        raise I3Error(f"{str(self.out)!r} holds a run with precision={before}, now precision={self.precision}; "
-            "use the same value, 'auto', or another --out")
+        raise I3Error(
+            f'{str(self.out)!r} holds a run with precision={before}, now precision={self.precision}; '
+            "use the same value, 'auto', or another --out"
+        )
     self.say(f'the run was computed in {before} until now; on this machine it goes on in {self.precision}')
+
 
 @patch
 def save(self: Trainer):
     "Write a checkpoint; a disk that refuses is reported, and the last good checkpoint stays."
-    try: save_checkpoint(self.out, self.step, self.cfg, self.model.state_dict(), self.state_dict())
-    except OSError as e: self.say(f'step {self.step}: no checkpoint was written ({e.strerror or e}); the last good one stays; free some space')
+    try:
+        save_checkpoint(self.out, self.step, self.cfg, self.model.state_dict(), self.state_dict())
+    except OSError as e:
+        self.say(
+            f'step {self.step}: no checkpoint was written ({e.strerror or e}); the last good one stays; free some space'
+        )
+
 
 @patch
-def resume(self: Trainer)->bool:
+def resume(self: Trainer) -> bool:
     "Take up the newest good checkpoint of the run folder; False if there is none."
     found = last_good_checkpoint(self.out, self.cfg, self.say)
     if not found:
-        if any(self.out.glob('checkpoints/step-*')): raise I3Error(f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; use the same --preset, or another --out')
+        if any(self.out.glob('checkpoints/step-*')):
+            raise I3Error(
+                f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; use the same --preset, or another --out'
+            )
         return False
     path, _ = found
-    self.optimizer.forget()                            # so that old and new states never meet in memory
-    self.load_state_dict(torch.load(path/'state.pt', map_location=self.device, weights_only=True))
-    load_into(self.model, path/'model.safetensors')
+    self.optimizer.forget()  # so that old and new states never meet in memory
+    self.load_state_dict(torch.load(path / 'state.pt', map_location=self.device, weights_only=True))
+    load_into(self.model, path / 'model.safetensors')
     self.say(f'going on after step {self.step}')
     return True
 
@@ -788,40 +1084,62 @@ def resume(self: Trainer)->bool:
 def _open(self: Trainer):
     "Make the run folder; refuse one that cannot be written or is too small."
     self.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(self.out/'settings.json', json.dumps(dict(asdict(self.settings), data=self.data.meta['spec'], synthetic=self.data.synthetic, device=str(self.device), resolved_precision=self.precision), indent=1))
-    self.data.tokenizer.save(self.out)                                        # so that a stopped run's checkpoint can be read too
-    need, free = 3*3*4*sum(p.numel() for p in self.model.parameters()), shutil.disk_usage(self.out).free
-    if free < need: raise I3Error(f'{str(self.out)!r}: {free/1e9:.1f} GB free, but up to {need/1e9:.1f} GB are needed for checkpoints; free some space or use another --out')
+    write_atomic(
+        self.out / 'settings.json',
+        json.dumps(
+            dict(
+                asdict(self.settings),
+                data=self.data.meta['spec'],
+                synthetic=self.data.synthetic,
+                device=str(self.device),
+                resolved_precision=self.precision,
+            ),
+            indent=1,
+        ),
+    )
+    self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
+    need, free = 3 * 3 * 4 * sum(p.numel() for p in self.model.parameters()), shutil.disk_usage(self.out).free
+    if free < need:
+        raise I3Error(
+            f'{str(self.out)!r}: {free / 1e9:.1f} GB free, but up to {need / 1e9:.1f} GB are needed for checkpoints; free some space or use another --out'
+        )
+
 
 @patch
-def validate(self: Trainer, max_docs: int=None)->dict:
+def validate(self: Trainer, max_docs: int = None) -> dict:
     "Validation figures under their names in `metrics.jsonl`; nothing where there is no validation text."
-    if not self.data.val: return {}
+    if not self.data.val:
+        return {}
     self._give_back()
     little = dict(batch_tokens=256, max_len=256) if self.small else {}
     e = evaluate(self.model, self.data.val, self.data.tokenizer, self.precision, max_docs, world=self.world, **little)
     return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
 
+
 @patch
 def finish(self: Trainer):
     "Turn the run folder into a model: weights and configuration join the tokenizer."
-    if self.sparsity: remove_pruned_heads(self.model)
+    if self.sparsity:
+        remove_pruned_heads(self.model)
     self.model.save_pretrained(self.out)
 
+
 @patch
-def story(self: Trainer)->str:
+def story(self: Trainer) -> str:
     "A story by the model as it is."
     return generate(self.model, self.data.tokenizer, self.settings.prompt, max_new_tokens=120, seed=self.settings.seed)
+
 
 @patch
 def keep_story(self: Trainer, text: str):
     "Append a story to `samples.jsonl`."
     line = dict(step=self.step, prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
-    with open(self.out/'samples.jsonl', 'a') as f: f.write(json.dumps(line)+'\n')
+    with open(self.out / 'samples.jsonl', 'a') as f:
+        f.write(json.dumps(line) + '\n')
 
 # %% ../nbs/13_trainer.ipynb #c049
 @patch
-def fit(self: Trainer)->dict:
+def fit(self: Trainer) -> dict:
     "Train to the end, or to a polite stop; returns the last row of metrics."
     with CleanStop() as stop:
         if not self.world.first:
@@ -830,21 +1148,35 @@ def fit(self: Trainer)->dict:
             self.world.close()
             return row
         self._open()
-        with only_writer(self.out): return self._lead(stop)
+        with only_writer(self.out):
+            return self._lead(stop)
+
 
 @patch
-def _lead(self: Trainer, stop)->dict:
+def _lead(self: Trainer, stop) -> dict:
     "What process 0 does: train, keep the records, and say in `run.json` how it went."
-    status = dict(pid=os.getpid(), host=socket.gethostname(), started=time.time(), device=str(self.device), precision=self.precision, world_size=self.world.size,
-        params=sum(p.numel() for p in self.model.parameters()), iters=self.settings.iters, minutes=self.settings.minutes, message=None)
+    status = dict(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        started=time.time(),
+        device=str(self.device),
+        precision=self.precision,
+        world_size=self.world.size,
+        params=sum(p.numel() for p in self.model.parameters()),
+        iters=self.settings.iters,
+        minutes=self.settings.minutes,
+        message=None,
+    )
     write_status(self.out, state='running', **status)
     try:
         self.resume()
-        with MetricsWriter(self.out/'metrics.jsonl') as metrics, self.telemetry:
+        with MetricsWriter(self.out / 'metrics.jsonl') as metrics, self.telemetry:
             metrics.truncate_after(self.step)
             row = self._loop(metrics, stop)
-        if not stop.asked: self.finish()
-        else: self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
+        if not stop.asked:
+            self.finish()
+        else:
+            self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
         write_status(self.out, state='stopped' if stop.asked else 'finished')
         self.world.close()
     except BaseException as e:
@@ -852,110 +1184,149 @@ def _lead(self: Trainer, stop)->dict:
         raise
     return row
 
-@patch
-def _wish(self: Trainer, stop)->bool:
-    "Whether this process has heard that the run shall stop."
-    if self.world.first and take(self.out/'STOP'): stop.asked = 'the file STOP'
-    if self.world.size > 1 and os.getppid() != self.parent: stop.asked = 'the end of its launcher'
-    return bool(stop.asked)
 
 @patch
-def _more(self: Trainer, stop)->bool:
+def _wish(self: Trainer, stop) -> bool:
+    "Whether this process has heard that the run shall stop."
+    if self.world.first and take(self.out / 'STOP'):
+        stop.asked = 'the file STOP'
+    if self.world.size > 1 and os.getppid() != self.parent:
+        stop.asked = 'the end of its launcher'
+    return bool(stop.asked)
+
+
+@patch
+def _more(self: Trainer, stop) -> bool:
     "Whether there is another step to do, by process 0's clock and everybody's wish to stop; asked by all before each."
-    mine = self.work_done if self.world.first else 0.
+    mine = self.work_done if self.world.first else 0.0
     self.progress_made, wishes = self.world.sum(mine, float(self._wish(stop)))
-    if wishes and not stop.asked: stop.asked = 'a signal to another process'
+    if wishes and not stop.asked:
+        stop.asked = 'a signal to another process'
     return self.progress_made < 1 and not wishes
 
 # %% ../nbs/13_trainer.ipynb #c051
 @patch
-def _loop(self: Trainer, metrics, stop)->dict:
+def _loop(self: Trainer, metrics, stop) -> dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for; `metrics` is process 0's."
-    row, saved = (read_metrics(self.out/'metrics.jsonl') or [{}])[-1] if metrics else {}, self.step
-    if self.work_done >= 1: self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
-    with tqdm(total=1000, initial=int(1000*self.work_done), disable=not self.progress, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}') as bar:
+    row, saved = (read_metrics(self.out / 'metrics.jsonl') or [{}])[-1] if metrics else {}, self.step
+    if self.work_done >= 1:
+        self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
+    with tqdm(
+        total=1000,
+        initial=int(1000 * self.work_done),
+        disable=not self.progress,
+        bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}',
+    ) as bar:
         while self._more(stop):
             row = self.train_step()
-            if self.skipped_in_a_row >= self.settings.patience: self._give_up()
+            if self.skipped_in_a_row >= self.settings.patience:
+                self._give_up()
             last, look, save, story = self._due()
-            if look and not last or story: row |= self._look(look and not last, self.settings.eval_docs)
-            if metrics: metrics.write(**row)
+            if look and not last or story:
+                row |= self._look(look and not last, self.settings.eval_docs)
+            if metrics:
+                metrics.write(**row)
             if save or last:
                 self._save()
                 saved = self.step
             self._show(bar, row)
-    if saved != self.step: self._save()
-    if not stop.asked: row = self._last_look(metrics, row)
+    if saved != self.step:
+        self._save()
+    if not stop.asked:
+        row = self._last_look(metrics, row)
     return row
 
+
 @patch
-def _due(self: Trainer)->list:
+def _due(self: Trainer) -> list:
     "What process 0 finds due after a step: nothing but the end, a look, a checkpoint, a story that was asked for."
     first = self.world.first
-    if first: mine = [self.work_done >= 1, self.looks.due(self.step), self.saves.due(self.step), take(self.out/'SAMPLE')]
-    else: mine = [False]*4
+    if first:
+        mine = [self.work_done >= 1, self.looks.due(self.step), self.saves.due(self.step), take(self.out / 'SAMPLE')]
+    else:
+        mine = [False] * 4
     return [x > 0 for x in self.world.sum(*map(float, mine))] if self.world.size > 1 else mine
+
 
 @patch
 def _save(self: Trainer):
     "A checkpoint, by process 0."
-    if not self.world.first: return
-    with self.saves.work(): self.save()
+    if not self.world.first:
+        return
+    with self.saves.work():
+        self.save()
+
 
 @patch
-def _look(self: Trainer, evaluation: bool, docs: int|None)->dict:
+def _look(self: Trainer, evaluation: bool, docs: int | None) -> dict:
     "Validation figures if `evaluation`, and a story: written by the last process while the others go on."
     with self.looks.work():
         found, teller = self.validate(docs) if evaluation else {}, self.world.size - 1
         text = self.world.tell(self.story() if self.world.rank == teller else None, teller)
-        if self.world.first: self.keep_story(text)
-        if evaluation: self._give_back()
+        if self.world.first:
+            self.keep_story(text)
+        if evaluation:
+            self._give_back()
     return found
 
+
 @patch
-def _last_look(self: Trainer, metrics, row: dict)->dict:
+def _last_look(self: Trainer, metrics, row: dict) -> dict:
     "At the end the whole validation set is read, unless an earlier process did so; the last row gets the figures."
     missing = bool(self.data.val) and row.get('val_loss') is None and self.step > 0
-    if not self.world.sum(float(missing if self.world.first else False))[0]: return row
+    if not self.world.sum(float(missing if self.world.first else False))[0]:
+        return row
     row = {**row, **self._look(True, None)}
     if metrics:
         metrics.truncate_after(self.step - 1)
         metrics.write(**row)
     return row
 
+
 @patch
 def _show(self: Trainer, bar, row: dict):
     "The progress bar after a step."
-    bar.update(int(1000*self.work_done) - bar.n)
-    seen = f", val {row['val_loss']:.3f}" if row.get('val_loss') else ''
-    bar.set_postfix_str(f"step {self.step}, loss {row['loss']:.3f}, {row['tokens_per_s']:,.0f} tok/s{seen}")
+    bar.update(int(1000 * self.work_done) - bar.n)
+    seen = f', val {row["val_loss"]:.3f}' if row.get('val_loss') else ''
+    bar.set_postfix_str(f'step {self.step}, loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s{seen}')
+
 
 @patch
 def _give_up(self: Trainer):
     "End a run whose numbers stay infinite, without touching its checkpoints."
-    raise I3Error(f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; nothing of them was kept. '
-                  f'Resume from the last checkpoint with a lower --lr' + (', or with --precision fp32' if self.precision == 'fp16' else ''))
+    raise I3Error(
+        f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; nothing of them was kept. '
+        f'Resume from the last checkpoint with a lower --lr'
+        + (', or with --precision fp32' if self.precision == 'fp16' else '')
+    )
 
 # %% ../nbs/13_trainer.ipynb #c083
-def _vocab_size(cfg: I3Config, asked: int|None)->int:
+def _vocab_size(cfg: I3Config, asked: int | None) -> int:
     "How many entries the tokenizer may have."
-    if asked and asked > cfg.vocab_size: raise I3Error(f'--vocab_size {asked} is more than the {cfg.vocab_size} rows of this preset; leave it out')
+    if asked and asked > cfg.vocab_size:
+        raise I3Error(f'--vocab_size {asked} is more than the {cfg.vocab_size} rows of this preset; leave it out')
     return asked or cfg.vocab_size
 
-def _data_spec(data: str, out: Path)->str:
+
+def _data_spec(data: str, out: Path) -> str:
     "The data that 'auto' stands for: what this run began with, else what can be reached now."
-    settings = Path(out)/'settings.json'
-    if data == 'auto' and settings.is_file(): return json.loads(settings.read_text())['data']
+    settings = Path(out) / 'settings.json'
+    if data == 'auto' and settings.is_file():
+        return json.loads(settings.read_text())['data']
     spec, note = resolve_spec(data)
-    if note: print(note)
+    if note:
+        print(note)
     return spec
 
-def _recording(graphs: bool, eager: bool)->bool|None:
+
+def _recording(graphs: bool, eager: bool) -> bool | None:
     "What `--graphs` and `--eager` mean together."
-    if graphs and eager: raise I3Error('--graphs and --eager exclude each other; leave both out to let the trainer choose')
+    if graphs and eager:
+        raise I3Error('--graphs and --eager exclude each other; leave both out to let the trainer choose')
     return True if graphs else False if eager else None
 
-def _crew_size(processes: int, batch_size: int)->int:
+
+def _crew_size(processes: int, batch_size: int) -> int:
     "How many processes share a batch."
     if processes < 1 or batch_size % processes:
         raise I3Error(f'--processes {processes} does not divide --batch_size {batch_size}; choose a divisor of it')
@@ -965,69 +1336,110 @@ def _crew_size(processes: int, batch_size: int)->int:
 @call_parse
 @user_errors
 def i3nb_train(
-    preset: str='i3-tiny',        # model: i3-300m, i3-200m, i3-tiny or i3-1b
-    data: str='auto',             # hub id, file, folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
-    val_data: str=None,           # validation data; default: the source's own, else a split
-    out: str='runs/demo',         # run folder; an existing run there goes on
-    iters: int=None,              # stop after so many steps
-    minutes: float=None,          # or after so many minutes, whichever comes first; default 3 if neither is given
-    batch_size: int=16,           # sequences a step
-    micro_batch: int=None,        # sequences computed at once; default: the whole batch
-    seq_len: int=None,            # tokens a sequence; default: the preset's context
-    recipe: str='muon',           # optimizer: paper, adamw or muon
-    lr: float=None,               # peak learning rate; default: the recipe's
-    warmup: int=20,               # steps
-    sparsity: float=0.,           # share of attention heads to prune by the end
-    seed: int=0,                  # of weights and data order
-    eval_every: int=None,         # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
-    eval_docs: int=64,            # validation documents in an evaluation on the way
-    checkpoint_every: int=None,   # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
-    precision: str='auto',        # fp32, bf16, fp16
-    memory: str='normal',         # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
-    graphs: bool=False,           # record the step as a CUDA graph; default: on one card of capability 8.0 or newer
-    eager: bool=False,            # never record it
-    device: str='auto',           # cpu, cuda, cuda:1
-    processes: int=1,             # so many processes share each batch: one for each card
-    vocab_size: int=None,         # entries of the tokenizer; default: the preset's
-    recompute: bool=False,        # recompute blocks in the backward pass: less memory, more time
-    max_mb: float=None,           # read at most so many million characters of each source; default: all, 20 for auto
-    cache: str=None,              # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
-    prompt: str='once upon a time', # the closing story starts so
+    preset: str = 'i3-tiny',  # model: i3-300m, i3-200m, i3-tiny or i3-1b
+    data: str = 'auto',  # hub id, file, folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
+    val_data: str = None,  # validation data; default: the source's own, else a split
+    out: str = 'runs/demo',  # run folder; an existing run there goes on
+    iters: int = None,  # stop after so many steps
+    minutes: float = None,  # or after so many minutes, whichever comes first; default 3 if neither is given
+    batch_size: int = 16,  # sequences a step
+    micro_batch: int = None,  # sequences computed at once; default: the whole batch
+    seq_len: int = None,  # tokens a sequence; default: the preset's context
+    recipe: str = 'muon',  # optimizer: paper, adamw or muon
+    lr: float = None,  # peak learning rate; default: the recipe's
+    warmup: int = 20,  # steps
+    sparsity: float = 0.0,  # share of attention heads to prune by the end
+    seed: int = 0,  # of weights and data order
+    eval_every: int = None,  # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
+    eval_docs: int = 64,  # validation documents in an evaluation on the way
+    checkpoint_every: int = None,  # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
+    precision: str = 'auto',  # fp32, bf16, fp16
+    memory: str = 'normal',  # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
+    graphs: bool = False,  # record the step as a CUDA graph; default: on one card of capability 8.0 or newer
+    eager: bool = False,  # never record it
+    device: str = 'auto',  # cpu, cuda, cuda:1
+    processes: int = 1,  # so many processes share each batch: one for each card
+    vocab_size: int = None,  # entries of the tokenizer; default: the preset's
+    recompute: bool = False,  # recompute blocks in the backward pass: less memory, more time
+    max_mb: float = None,  # read at most so many million characters of each source; default: all, 20 for auto
+    cache: str = None,  # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
+    prompt: str = 'once upon a time',  # the closing story starts so
 ):
     "Train a model, draw its curves and let it write a story."
     cfg = I3Config.preset(preset, checkpoint=recompute)
-    if iters is None and minutes is None: minutes = 3.
-    settings = check_settings(TrainSettings(iters, minutes, batch_size, micro_batch, seq_len, recipe, lr, warmup, 1.0, sparsity, seed, eval_every, eval_docs, checkpoint_every, precision, memory,
-        _recording(graphs, eager), prompt=prompt))
+    if iters is None and minutes is None:
+        minutes = 3.0
+    settings = check_settings(
+        TrainSettings(
+            iters,
+            minutes,
+            batch_size,
+            micro_batch,
+            seq_len,
+            recipe,
+            lr,
+            warmup,
+            1.0,
+            sparsity,
+            seed,
+            eval_every,
+            eval_docs,
+            checkpoint_every,
+            precision,
+            memory,
+            _recording(graphs, eager),
+            prompt=prompt,
+        )
+    )
     if (crew := _crew_size(processes, batch_size)) > 1 and 'RANK' not in os.environ:
         raise SystemExit(run_processes([sys.executable, *sys.argv], crew))
     world = World(device)
-    Path(out).mkdir(parents=True, exist_ok=True)                              # a folder that cannot be made is told before the data are read
-    if max_mb is None and data == 'auto': max_mb = 20.
-    prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), None, cache, _vocab_size(cfg, vocab_size), val_data, max_mb=max_mb, progress=world.first))
+    Path(out).mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before the data are read
+    if max_mb is None and data == 'auto':
+        max_mb = 20.0
+    prepared = world.one_by_one(
+        lambda: prepare(
+            _data_spec(data, out),
+            None,
+            cache,
+            _vocab_size(cfg, vocab_size),
+            val_data,
+            max_mb=max_mb,
+            progress=world.first,
+        )
+    )
     trainer = Trainer(cfg, prepared, out, settings, world=world)
-    if not world.first: return trainer.fit()
-    print(f"{preset}: {prepared.tokenizer.vocab_size:,} chunks, {sum(map(len, prepared.train)):,} training tokens" + ('; the embedded story grammar: no figure of this run is a result' if prepared.synthetic else ''))
+    if not world.first:
+        return trainer.fit()
+    print(
+        f'{preset}: {prepared.tokenizer.vocab_size:,} chunks, {sum(map(len, prepared.train)):,} training tokens'
+        + ('; the embedded story grammar: no figure of this run is a result' if prepared.synthetic else '')
+    )
     row = trainer.fit()
-    plot_run(out, Path(out)/'plot.png')
-    print(f"curves: {Path(out)/'plot.png'}")
-    if row.get('val_loss') is not None: print(f"validation: loss {row['val_loss']:.3f}, perplexity {row['val_ppl']:.2f}, {row['val_bits_per_byte']:.3f} bits per byte")
-    stories = Path(out)/'samples.jsonl'
-    if stories.exists(): print(f"\n{json.loads(stories.read_text().splitlines()[-1])['text']}")
+    plot_run(out, Path(out) / 'plot.png')
+    print(f'curves: {Path(out) / "plot.png"}')
+    if row.get('val_loss') is not None:
+        print(
+            f'validation: loss {row["val_loss"]:.3f}, perplexity {row["val_ppl"]:.2f}, {row["val_bits_per_byte"]:.3f} bits per byte'
+        )
+    stories = Path(out) / 'samples.jsonl'
+    if stories.exists():
+        print(f'\n{json.loads(stories.read_text().splitlines()[-1])["text"]}')
 
 # %% ../nbs/13_trainer.ipynb #c088
 @call_parse
 @user_errors
 def i3nb_eval(
-    model: str=None,        # folder of a trained model
-    data: str=None,         # file, folder or hub id
-    precision: str='auto',  # fp32, bf16, fp16; auto: the fastest that the device trains in
-    device: str='auto',     # cpu, cuda
-    max_docs: int=None,     # evaluate so many documents, evenly spread
+    model: str = None,  # folder of a trained model
+    data: str = None,  # file, folder or hub id
+    precision: str = 'auto',  # fp32, bf16, fp16; auto: the fastest that the device trains in
+    device: str = 'auto',  # cpu, cuda
+    max_docs: int = None,  # evaluate so many documents, evenly spread
 ):
     "How well a model predicts a text; prints one JSON object."
     for name, value in (('model', model), ('data', data)):
-        if not value: raise I3Error(f'--{name} is missing; for instance: i3nb_eval --model runs/demo --data stories.jsonl')
+        if not value:
+            raise I3Error(f'--{name} is missing; for instance: i3nb_eval --model runs/demo --data stories.jsonl')
     where, sources = pick_device(device), open_sources(data)
     m, tok = I3Model.from_pretrained(model, where), ChunkTokenizer.load(model)
     docs = [tok.encode(text) for source in sources for text, _ in source.read()]

@@ -4,26 +4,35 @@
 
 The scan's PyTorch form would take minutes a step, so it is left out; chapter 3 compares it alone.
 """
-import json, statistics, sys, time
+
+import json
+import statistics
+import sys
+import time
 from pathlib import Path
 import torch
 from tqdm import tqdm
-from i3nb import attention, model as model_module, moe, recurrence
+from i3nb import attention, moe, recurrence
+from i3nb import model as model_module
 from i3nb.bench import device_name, make_contender, one_step
 from i3nb.core import seed_all
 from i3nb.native import keep_memory
 
+
 def without(part: str):
     "Replace one part by its PyTorch form; returns how to undo it."
-    owner, name, form = {'all in C': (recurrence, 'math', recurrence.math),
+    owner, name, form = {
+        'all in C': (recurrence, 'math', recurrence.math),
         'GRU': (recurrence, '_gru_lib', lambda low: None),
         'convolution and silu': (recurrence, '_conv_lib', lambda s, k: None),
         'attention': (attention, '_band_lib', lambda q, cfg: None),
         "experts' small operations": (moe, '_ops', lambda x, dtype: moe._TorchOps),
-        "head's softmax": (model_module, '_softmax_form', lambda low, wide: model_module._softmax_gradient)}[part]
+        "head's softmax": (model_module, '_softmax_form', lambda low, wide: model_module._softmax_gradient),
+    }[part]
     old = getattr(owner, name)
     setattr(owner, name, form)
     return lambda: setattr(owner, name, old)
+
 
 PARTS = ('all in C', 'GRU', 'convolution and silu', 'attention', "experts' small operations", "head's softmax")
 
@@ -31,18 +40,31 @@ if __name__ == '__main__':
     out, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
     seed_all(0)
     c = make_contender('i3-300m', recipe='adamw')
-    ids, seconds = torch.randint(c.model.cfg.vocab_size, (16, 257)), {p: dict(wall=[], cpu=[]) for p in ('returned memory', *PARTS)}
+    ids, seconds = (
+        torch.randint(c.model.cfg.vocab_size, (16, 257)),
+        {p: dict(wall=[], cpu=[]) for p in ('returned memory', *PARTS)},
+    )
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
     def step(part):
         wall, cpu = time.perf_counter(), time.process_time()
         one_step(c, x, y, 'bf16')
-        seconds[part]['wall'].append(time.perf_counter()-wall); seconds[part]['cpu'].append(time.process_time()-cpu)
+        seconds[part]['wall'].append(time.perf_counter() - wall)
+        seconds[part]['cpu'].append(time.process_time() - cpu)
+
     one_step(c, x, y, 'bf16')
-    for _ in range(rounds): step('returned memory')                # as the C library has it by default
-    keep_memory(); one_step(c, x, y, 'bf16')
+    for _ in range(rounds):
+        step('returned memory')  # as the C library has it by default
+    keep_memory()
+    one_step(c, x, y, 'bf16')
     for _ in tqdm(range(rounds)):
         for part in PARTS:
-            undo = without(part); step(part); undo()
+            undo = without(part)
+            step(part)
+            undo()
     out.write_text(json.dumps(dict(device=device_name(), seconds=seconds)))
     best = {p: {k: min(v) for k, v in s.items()} for p, s in seconds.items()}
-    for p, b in best.items(): print(f"{p:28} {b['wall']:6.2f} s, {b['cpu']:6.2f} processor seconds  {b['cpu']-best['all in C']['cpu']:+.2f}")
+    for p, b in best.items():
+        print(
+            f'{p:28} {b["wall"]:6.2f} s, {b["cpu"]:6.2f} processor seconds  {b["cpu"] - best["all in C"]["cpu"]:+.2f}'
+        )
