@@ -15,8 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
-from .core import I3Config, I3Error
-from .native import call, compile_c
+from .base.commands import I3Error
+from .core import I3Config
+from .kernels.native import call, compile_c
 
 # %% ../nbs/05_attention.ipynb #c007
 PATTERNS = ('sliding', 'dilated', 'chunked')

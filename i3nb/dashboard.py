@@ -22,7 +22,8 @@ import numpy as np
 import psutil
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from .core import I3Error, write_atomic
+from .base.commands import I3Error
+from .base.files import write_atomic
 from i3nb.telemetry import (
     THEMES,
     MetricsTail,

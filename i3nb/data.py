@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from tqdm import tqdm
-from .core import I3Error, call_parse, user_errors, write_atomic
+from .base.commands import I3Error, call_parse, user_errors
+from .base.files import write_atomic
 from .tokenizer import ChunkTokenizer
 
 # %% ../nbs/02_data.ipynb #c006

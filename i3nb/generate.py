@@ -13,9 +13,10 @@ import os
 import sys
 from typing import Iterator
 import torch
-from .core import I3Error, call_parse, pick_device, pick_precision, user_errors
+from .base.commands import I3Error, call_parse, user_errors
+from .base.devices import pick_device, pick_precision
+from .kernels.step import Step, step_library
 from .model import I3Model
-from .step import Step, step_library
 from .tokenizer import ChunkTokenizer
 
 # %% ../nbs/08_generate.ipynb #c010

@@ -31,22 +31,15 @@ from pathlib import Path
 import psutil
 import torch
 import i3nb
-from i3nb.core import (
-    PRESETS,
-    I3Config,
-    I3Error,
-    arch_serves,
-    call_parse,
-    cpu_bf16_speedup,
-    param_count,
-    user_errors,
-    write_atomic,
-)
+from .base.commands import I3Error, call_parse, user_errors
+from .base.devices import arch_serves, cpu_bf16_speedup
+from .base.files import write_atomic
+from .core import PRESETS, I3Config, param_count
 from .dashboard import watch as _dashboard
 from .data import HUB, hub_offline, hub_problem, open_sources
-from .forms import source_digest
-from .rehearsal import Way, find_way, try_forms
+from .kernels.trials import source_digest
 from .telemetry import GB, _ask, _time, _total_ram, find_card, load_nvml, plot_run, read_metrics, to_columns
+from .train.rehearsal import Way, find_way, try_forms
 from .trainer import FIXED, check_checkpoint, last_good_checkpoint
 
 # %% ../nbs/14_kaggle.ipynb #c006

@@ -21,9 +21,11 @@ from torch import nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 from .attention import MultiPatternAttention
-from .core import I3Config, I3Error, compute_dtype, param_table
+from .base.commands import I3Error
+from .base.devices import compute_dtype
+from .core import I3Config, param_table
+from .kernels.native import call, compile_c
 from .moe import SparseMoE
-from .native import call, compile_c
 from .recurrence import GRUMambaHybrid
 
 # %% ../nbs/07_model.ipynb #c008
@@ -91,7 +93,7 @@ void softmax_gradient(low *p, const f *bias, const L *y, f scale, f *loss, f *e,
 def _softmax_form(low, wide):
     "`_softmax_gradient`, or its form in C where that fits."
     if low.is_cuda and wide == torch.float32:
-        from i3nb.head_gpu import head_form
+        from i3nb.kernels.head_gpu import head_form
 
         return head_form(low.device, low.dtype)
     lib = (

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from .core import I3Config, compute_dtype
-from .native import call, compile_c
+from .base.devices import compute_dtype
+from .core import I3Config
+from .kernels.native import call, compile_c
 
 # %% ../nbs/06_moe.ipynb #c007
 def route(
@@ -300,7 +301,7 @@ class SparseMoE(nn.Module):
         "The experts' weighted sum, by the form that suits the device."
         ps = self.w1, self.b1, self.w2, self.b2
         if rows.is_cuda:
-            from i3nb.moe_gpu import tiled_experts, tiles_serve  # needs this module
+            from i3nb.kernels.experts_gpu import tiled_experts, tiles_serve  # needs this module
 
             if tiles_serve(rows, dtype):
                 return tiled_experts(rows, weights, *ps, experts, dtype)

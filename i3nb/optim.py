@@ -10,8 +10,9 @@ __all__ = ['JORDAN', 'POLAR', 'RECIPES', 'lr_scale', 'gradient_norm', 'shorten',
 import math
 import torch
 import torch.distributed as dist
-from .core import I3Error, pick_precision
-from .native import call, compile_c
+from .base.commands import I3Error
+from .base.devices import pick_precision
+from .kernels.native import call, compile_c
 
 # %% ../nbs/09_optim.ipynb #c005
 def lr_scale(

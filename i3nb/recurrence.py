@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import Function
-from .core import I3Config, compute_dtype
-from .forms import Job, Part, compare, form_for, milliseconds
-from .native import call, compile_c
+from .base.devices import compute_dtype
+from .core import I3Config
+from .kernels.native import call, compile_c
+from .kernels.trials import Job, Part, compare, form_for, milliseconds
 from .scan import selective_scan
 
 # %% ../nbs/04_recurrence.ipynb #c006

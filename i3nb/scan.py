@@ -8,7 +8,7 @@ __all__ = ['scan_loop', 'scan_step', 'selective_scan']
 # %% ../nbs/03_scan.ipynb #c003
 import torch
 from torch.autograd import Function
-from .native import call, compile_c
+from .kernels.native import call, compile_c
 
 # %% ../nbs/03_scan.ipynb #c006
 def scan_loop(

@@ -11,7 +11,8 @@ import torch
 import torch.nn as nn
 from fastcore.basics import patch
 from .attention import MultiPatternAttention
-from .core import I3Config, I3Error
+from .base.commands import I3Error
+from .core import I3Config
 
 # %% ../nbs/10_sparsity.ipynb #c008
 def sparsity_at(

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from .core import I3Error, write_atomic
+from .base.commands import I3Error
+from .base.files import write_atomic
 
 # %% ../nbs/11_telemetry.ipynb #c007
 METRICS = dict(

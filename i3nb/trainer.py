@@ -32,24 +32,16 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from safetensors import safe_open
 from tqdm.auto import tqdm
-from i3nb.core import (
-    PRECISIONS,
-    I3Config,
-    I3Error,
-    call_parse,
-    has_precision,
-    pick_device,
-    pick_precision,
-    seed_all,
-    user_errors,
-    write_atomic,
-)
+from .base.commands import I3Error, call_parse, user_errors
+from .base.devices import PRECISIONS, has_precision, pick_device, pick_precision, seed_all
+from .base.files import write_atomic
+from .core import I3Config
 from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
-from .forms import ready
 from .generate import generate
-from .graphs import GraphedStep
+from .kernels.graphs import GraphedStep
+from .kernels.native import keep_memory
+from .kernels.trials import ready
 from .model import I3Model, save_tensors
-from .native import keep_memory
 from .optim import RECIPES, build_optimizer, clip_gradients, gradient_norm, lr_scale, shorten
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
@@ -504,10 +496,10 @@ def card_jobs(
     precision: str,  # 'fp32', 'bf16' or 'fp16'
 ) -> list:  # of `Job`
     "Every choice of a form that training on a card makes: in its steps, and in fp32 for the stories between them."
-    from i3nb.head_gpu import head_job
-    from i3nb.moe_gpu import experts_job, ops_job
+    from i3nb.kernels.experts_gpu import experts_job, ops_job
+    from i3nb.kernels.head_gpu import head_job
+    from i3nb.kernels.scan_gpu import scan_job
     from i3nb.recurrence import gru_job
-    from i3nb.scan_gpu import scan_job
 
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[precision]
     typed = [job(device, kind) for kind in {dtype, torch.float32} for job in (experts_job, ops_job)]

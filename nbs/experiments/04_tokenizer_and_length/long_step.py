@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 import torch
 from tqdm import tqdm
-from i3nb.bench import device_name
+from i3nb.bench.bench import device_name
 from i3nb.core import I3Config
+from i3nb.kernels.native import keep_memory
 from i3nb.model import I3Model
-from i3nb.native import keep_memory
 
 out, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
 shapes = [(16, 256), (4, 1024), (1, 4096), (32, 256), (8, 1024), (1, 8192)]

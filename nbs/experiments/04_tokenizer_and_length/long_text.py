@@ -9,8 +9,8 @@ import psutil
 import torch
 from i3nb.core import I3Config
 from i3nb.generate import choose
+from i3nb.kernels.step import Step
 from i3nb.model import I3Model
-from i3nb.step import Step
 
 name, tokens, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 minutes = float(sys.argv[4]) if len(sys.argv) > 4 else 60.0

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 from i3nb import attention, moe, recurrence
 from i3nb import model as model_module
-from i3nb.bench import device_name, make_contender, one_step
-from i3nb.core import seed_all
-from i3nb.native import keep_memory
+from i3nb.base.devices import seed_all
+from i3nb.bench.bench import device_name, make_contender, one_step
+from i3nb.kernels.native import keep_memory
 
 
 def without(part: str):

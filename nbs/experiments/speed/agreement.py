@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from i3nb import model as model_module
 from i3nb import moe, recurrence
-from i3nb.bench import paper_way
-from i3nb.core import I3Config, seed_all
+from i3nb.base.devices import seed_all
+from i3nb.bench.bench import paper_way
+from i3nb.core import I3Config
 from i3nb.data import Batches, prepare, sample_data
 from i3nb.model import I3Model
 from i3nb.optim import build_optimizer, clip_gradients, lr_scale
