@@ -33,12 +33,16 @@ import torch
 import i3nb
 from .base.commands import I3Error, call_parse, user_errors
 from .base.devices import arch_serves, cpu_bf16_speedup
-from .base.files import write_atomic
+from .base.files import read_json, write_atomic
 from .core import PRESETS, I3Config, param_count
-from .dashboard import watch as _dashboard
 from .data import HUB, hub_offline, hub_problem, open_sources
 from .kernels.trials import source_digest
-from .telemetry import GB, _ask, _time, _total_ram, find_card, load_nvml, plot_run, read_metrics, to_columns
+from .monitor.dashboard import watch as watch_run
+from .monitor.log import read_metrics, to_columns
+from .monitor.memory import GB, total_ram
+from .monitor.metrics import format_seconds
+from .monitor.plots import plot_run
+from .monitor.sensors import ask_nvml, find_card, load_nvml
 from .train.rehearsal import Way, find_way, try_forms
 from .trainer import FIXED, check_checkpoint, last_good_checkpoint
 
@@ -114,8 +118,8 @@ def cards_by_nvml(nvml) -> list:
     for i in range(64):
         if (h := find_card(nvml, i, (None, None))) is None:
             break
-        cap, mem = _ask(nvml, 'nvmlDeviceGetCudaComputeCapability', h), _ask(nvml, 'nvmlDeviceGetMemoryInfo', h)
-        name, uuid = _text(_ask(nvml, 'nvmlDeviceGetName', h)), _text(_ask(nvml, 'nvmlDeviceGetUUID', h))
+        cap, mem = ask_nvml(nvml, 'nvmlDeviceGetCudaComputeCapability', h), ask_nvml(nvml, 'nvmlDeviceGetMemoryInfo', h)
+        name, uuid = _text(ask_nvml(nvml, 'nvmlDeviceGetName', h)), _text(ask_nvml(nvml, 'nvmlDeviceGetUUID', h))
         cards.append(Card(name or 'unknown card', tuple(cap or (0, 0)), mem.total / GB if mem else 0.0, uuid))
     return cards
 
@@ -157,10 +161,10 @@ def run_text(
 def find_cards() -> tuple:  # cards, driver's version, its CUDA
     "The cards and their driver, without starting CUDA."
     if nvml := load_nvml():
-        v = _ask(nvml, 'nvmlSystemGetCudaDriverVersion')
+        v = ask_nvml(nvml, 'nvmlSystemGetCudaDriverVersion')
         return (
             cards_by_nvml(nvml),
-            _text(_ask(nvml, 'nvmlSystemGetDriverVersion')),
+            _text(ask_nvml(nvml, 'nvmlSystemGetDriverVersion')),
             (v // 1000, v % 1000 // 10) if v else None,
         )
     query = ['--format=csv,noheader,nounits', '--query-gpu=']
@@ -198,8 +202,8 @@ def find_facts(
         sys.version.split()[0],
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
         None if cards else cpu_bf16_speedup(),
-        _total_ram() / GB,
-        min(free, _total_ram() / GB),
+        total_ram() / GB,
+        min(free, total_ram() / GB),
         shutil.disk_usage(here).free / GB,
     )
 
@@ -800,15 +804,6 @@ def train_command(
     return [sys.executable, str(script), *map(str, args)]
 
 # %% ../nbs/14_kaggle.ipynb #c054
-def _json(path) -> dict:
-    "A JSON object from a file; {} where there is none."
-    try:
-        d = json.loads(Path(path).read_text())
-    except (OSError, ValueError):
-        return {}
-    return d if isinstance(d, dict) else {}
-
-
 def _lives(pid, born: float, slack: float = 1.5) -> bool:
     "Whether the process that was born then is still there."
     try:
@@ -837,12 +832,12 @@ class Run:
 
     @property
     def status(self) -> dict:
-        return _json(self.folder / 'run.json')
+        return read_json(self.folder / 'run.json')
 
     @property
     def alive(self) -> bool:
         "Whether its process lives: the keeper, or the trainer without one."
-        noted = _json(self.folder / 'launch.json')
+        noted = read_json(self.folder / 'launch.json')
         return _lives(noted.get('pid'), noted.get('born', 0.0)) or _trains(self.status)
 
     @property
@@ -860,7 +855,7 @@ class Run:
     @property
     def state(self) -> str:
         "'none', 'preparing', 'running', 'finished', 'stopped' or 'failed'."
-        status, begun = self.status, _json(self.folder / 'launch.json').get('born', 0.0)
+        status, begun = self.status, read_json(self.folder / 'launch.json').get('born', 0.0)
         fresh = status.get('started', 0.0) >= begun - 1.5
         if self.alive:
             return 'running' if fresh and status.get('state') == 'running' else 'preparing'
@@ -999,7 +994,7 @@ def explain(run: Run) -> str:
 # %% ../nbs/14_kaggle.ipynb #c036
 def _kept(file: Path, key: dict) -> dict | None:
     "An outcome that was found for the same machine and plan."
-    old = _json(file)
+    old = read_json(file)
     return old if old.get('key') == json.loads(json.dumps(key)) else None
 
 
@@ -1140,7 +1135,7 @@ def keep_settings(
     folder,  # the run that goes on
 ) -> list:
     "`args`, with what the run must keep."
-    old = _json(Path(folder) / 'settings.json')
+    old = read_json(Path(folder) / 'settings.json')
     kept = [a for k in FIXED if k != 'clip' and old.get(k) is not None for a in (f'--{k}', str(old[k]))]
     before, now = old.get('resolved_precision'), args[args.index('--precision') + 1] if '--precision' in args else None
     if before and (before, now) != ('bf16', 'fp16'):
@@ -1182,7 +1177,7 @@ def _isnan(a):
 
 def run_figures(folder) -> dict:
     "The figures of a run, by name; only those that are known."
-    c, status = to_columns(read_metrics(Path(folder) / 'metrics.jsonl')), _json(Path(folder) / 'run.json')
+    c, status = to_columns(read_metrics(Path(folder) / 'metrics.jsonl')), read_json(Path(folder) / 'run.json')
     speed, peak = (c[k][~_isnan(c[k])] for k in ('tokens_per_s', 'mem_peak_gb'))
 
     def show(v, f):
@@ -1192,7 +1187,7 @@ def run_figures(folder) -> dict:
         'parameters': show(status.get('params'), '{:,}'),
         'optimizer steps': show(_last(c, 'step'), '{:,.0f}'),
         'tokens trained on': show(_last(c, 'tokens'), '{:,.0f}'),
-        'training time': _last(c, 'elapsed_s') and _time(_last(c, 'elapsed_s')),
+        'training time': _last(c, 'elapsed_s') and format_seconds(_last(c, 'elapsed_s')),
         'device': status.get('device')
         and f'{status["device"]}'
         + (f' × {status["world_size"]}' if status.get('world_size', 1) > 1 else '')
@@ -1232,8 +1227,8 @@ def model_card(
     "A model card with the figures of a run."
     folder = Path(folder)
     settings, terms = (
-        _json(folder / 'settings.json'),
-        data_terms(_json(folder / 'settings.json').get('data') or 'unknown'),
+        read_json(folder / 'settings.json'),
+        data_terms(read_json(folder / 'settings.json').get('data') or 'unknown'),
     )
     title = f'{_preset_of(folder)}, trained with i3nb {i3nb.__version__}'
     warning = (
@@ -1283,7 +1278,7 @@ Trained for hours on simple stories. It has no knowledge to rely on, invents fre
 
 def _preset_of(folder) -> str:
     "The preset that a run's configuration comes from, or 'i3'."
-    cfg = _json(Path(folder) / 'config.json')
+    cfg = read_json(Path(folder) / 'config.json')
     shape = ('d_model', 'n_hybrid', 'n_attn', 'd_ff', 'route_by')
     return next((n for n in PRESETS if cfg and all(cfg.get(k) == getattr(I3Config.preset(n), k) for k in shape)), 'i3')
 
@@ -1468,7 +1463,7 @@ from fastcore.basics import patch
 def _end(self: Session, before: float) -> float:
     "When to end, in minutes on the run's clock: a run that was interrupted keeps its end."
     noted, self.minutes = (
-        _json(self.folder / 'launch.json'),
+        read_json(self.folder / 'launch.json'),
         budget(self.knobs['hours'], time_left(self.places.on_kaggle)),
     )
     rest = noted.get('end', 0.0) - before
@@ -1500,7 +1495,7 @@ def args(self: Session) -> list:
 @patch
 def _data(self: Session) -> str:
     "What to train on: a run that goes on keeps its data."
-    old = _json(self.folder / 'settings.json').get('data')
+    old = read_json(self.folder / 'settings.json').get('data')
     return old if old and self.knobs['data'] == 'auto' and checkpoints_below(self.folder) else self.data[0]
 
 
@@ -1517,7 +1512,7 @@ def start(
     if (
         self.run.state == 'finished'
         and not more
-        and _json(self.folder / 'launch.json').get('hours') in (None, self.knobs['hours'])
+        and read_json(self.folder / 'launch.json').get('hours') in (None, self.knobs['hours'])
     ):
         say(
             f'the run in {self.folder.name}/ is finished; session.start(more=True) trains on for {self.knobs["hours"]:g} more hours'
@@ -1555,7 +1550,7 @@ def start(
 def watch(self: Session, **options) -> str:
     "The dashboard until training ends; should it fail, training is waited for all the same."
     try:
-        return _dashboard(self.folder, process=self.run, **options)
+        return watch_run(self.folder, process=self.run, **options)
     except Exception as e:
         print(f'the dashboard failed ({type(e).__name__}: {e}); training goes on')
         return self.run.wait()

@@ -42,9 +42,12 @@ from .kernels.graphs import GraphedStep
 from .kernels.native import keep_memory
 from .kernels.trials import ready
 from .model import I3Model, save_tensors
+from .monitor.log import MetricsWriter, read_metrics
+from .monitor.metrics import PplMeter, bits_per_byte, perplexity
+from .monitor.plots import plot_run
+from .monitor.telemetry import Telemetry
 from .optim import RECIPES, build_optimizer, clip_gradients, gradient_norm, lr_scale, shorten
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
-from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
 from .tokenizer import ChunkTokenizer
 
 # %% ../nbs/13_trainer.ipynb #c006

@@ -37,9 +37,10 @@ from ..data import Batches, eval_batches, prepare, sample_data, target_bytes
 from ..kernels.graphs import GraphedStep
 from ..kernels.native import keep_memory
 from ..model import I3Model, flops_per_token
+from ..monitor.memory import peak_resident
+from ..monitor.metrics import bits_per_byte, perplexity
 from ..optim import RECIPES, Muon, Optimizers, build_optimizer, clip_gradients, lr_scale
 from ..scan import scan_loop
-from ..telemetry import bits_per_byte, perplexity
 from ..trainer import autocast
 
 # %% ../../nbs/bench/01_bench.ipynb #c006
@@ -435,12 +436,7 @@ def peak_gb(device='cpu') -> float:
     device = torch.device(device)
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 1e9
-    status = Path('/proc/self/status')
-    if status.is_file() and (found := re.search(r'VmHWM:\s*(\d+) kB', status.read_text())):
-        return int(found[1]) * 1024 / 1e9
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
+    return peak_resident() / 1e9
 
 
 def _say(**line):
