@@ -133,7 +133,7 @@ def style(
 
     chosen = THEMES[theme]
     plt.rcParams.update(style_settings(chosen) | {'axes.prop_cycle': cycler(color=chosen.colors)})
-    plt.get_backend()  # a notebook's backend registers its own pictures when it is first asked for
+    plt.draw_if_interactive()  # loads the notebook's backend, which registers its own pictures
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if shell is not None:
         formatters = shell.display_formatter.formatters

@@ -68,7 +68,7 @@ def style_axes(ax, theme: Theme):
     ax.spines[['left', 'bottom']].set_color(theme.dim)
     ax.tick_params(colors=theme.dim, labelsize=SMALL, which='both')
     ax.tick_params(which='minor', length=0)
-    ax.title.set(color=theme.text, fontsize=TITLE, ha='left', x=0)
+    ax.set_title(ax.get_title(loc='left'), loc='left', color=theme.text, fontsize=TITLE)
     ax.margins(x=0.02)
     if not ax.has_data():
         middle = dict(transform=ax.transAxes, ha='center', va='center')

@@ -203,7 +203,7 @@ def _finish_panel(panel, ax, options: DisplayOptions, *, x: str, xs: list):
         limits = (1, None) if x == 'step' else (None, None)
         if ax.has_data() and max(map(largest, xs)) > 0:
             ax.set_xscale('log')
-    ax.set_title(ax.get_title(), y=1)
+    ax.set_title(ax.get_title(loc='left'), loc='left', y=1)
     ax.minorticks_off()  # this and the title's fixed height save a third of the drawing time
     finish_axes(panel, ax, THEMES[options.theme], x=x, limits=limits, legend=len(xs) == 1)
     if panel is panel_vram and ax.get_legend():
@@ -224,7 +224,7 @@ def draw(
     names, rows = zip(*map(load_rows, runs))
     cols = [columns(r, options.smooth) for r in rows]
     x, xs = _horizontal_axis(cols, options.x)
-    fig = Figure(dpi=100, facecolor=theme.background)
+    fig = Figure(dpi=100, facecolor=theme.background, layout='none')
     panels = _panels(cols, pattern_names(runs[0]), options)
     for panel, ax in _lay_out(fig, panels, options.width / 100, top=0.3 if len(cols) == 1 else 0.58):
         draw_panel(panel, ax, cols, xs, theme, options.papers)

@@ -23,7 +23,7 @@ def panel_loss(ax, c, x, colors, theme):
         smooth = c['loss_smoothed'] if 'loss_smoothed' in c else smooth_line(c['loss'])
         draw_line(ax, x, smooth, color=colors[0], lw=1.6, label='train, smoothed')
     draw_line(ax, x, c['val_loss'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
-    ax.set_title('Loss (nats per token)')
+    ax.set_title('Loss (nats per token)', loc='left')
 
 
 def panel_ppl(ax, c, x, colors, theme):
@@ -33,13 +33,13 @@ def panel_ppl(ax, c, x, colors, theme):
     if colors[0] != colors[1]:
         draw_line(ax, x, c['ppl_harmonic'], color=theme.dim, lw=1.2, ls=':', marker='', label='harmonic mean')
     log_axis(ax)
-    ax.set_title('Perplexity (per token, log)')
+    ax.set_title('Perplexity (per token, log)', loc='left')
 
 
 def panel_bpb(ax, c, x, colors, theme):
     "Bits per byte of the validation text."
     draw_line(ax, x, c['val_bits_per_byte'], sparse=True, color=colors[1], lw=1.4, ls='--')
-    ax.set_title('Bits per byte (validation)')
+    ax.set_title('Bits per byte (validation)', loc='left')
 
 # %% ../../nbs/monitor/08_panels.ipynb #c085
 def panel_lr(ax, c, x, colors, theme):
@@ -47,7 +47,7 @@ def panel_lr(ax, c, x, colors, theme):
     draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
     start_at_zero(ax)
     ax.yaxis.set_major_formatter(lambda v, _: f'{v:.4g}')
-    ax.set_title('Learning rate, gradient norm (log)')
+    ax.set_title('Learning rate, gradient norm (log)', loc='left')
 
 
 def panel_grad(ax, c, x, colors, theme):
@@ -65,7 +65,7 @@ def panel_speed(ax, c, x, colors, theme):
         ax.axhline(m := np.nanmedian(c['tokens_per_s']), color=colors[0], lw=1.6, label=f'median {m:,.0f}')
     start_at_zero(ax)
     ax.yaxis.set_major_formatter(EngFormatter(sep=''))
-    ax.set_title('Tokens per second')
+    ax.set_title('Tokens per second', loc='left')
 
 
 def panel_memory(ax, c, x, colors, theme):
@@ -75,7 +75,7 @@ def panel_memory(ax, c, x, colors, theme):
         if len(known):
             draw_line(ax, x, c[key], color=colors[i], lw=1.4, ls=look, label=f'{name} {known[-1]:.2f}')
     start_at_zero(ax)
-    ax.set_title('Memory (GB = 10⁹ bytes)')
+    ax.set_title('Memory (GB = 10⁹ bytes)', loc='left')
 
 
 def panel_vram(ax, c, x, colors, theme):
@@ -88,7 +88,7 @@ def panel_vram(ax, c, x, colors, theme):
         ax.axhline(total, color=theme.dim, lw=1.2, label=f'there is {total:.1f}')
         ax.set_ylim(0, 1.12 * total)
     else:
-        ax.set_title(f'Memory (GB), of {total:.0f}')
+        ax.set_title(f'Memory (GB), of {total:.0f}', loc='left')
 
 
 def _sensor_panel(key: str, title: str, top=None):
@@ -97,7 +97,7 @@ def _sensor_panel(key: str, title: str, top=None):
     def panel(ax, c, x, colors, theme):
         draw_line(ax, x, c[key], color=colors[0], lw=1.2)
         start_at_zero(ax, top)
-        ax.set_title(title)
+        ax.set_title(title, loc='left')
 
     return panel
 
@@ -118,7 +118,7 @@ def panel_energy(
         start_at_zero(ax)
         known = c['energy_wh'][np.isfinite(c['energy_wh'])]
         cost = f': {known[-1]:.3g} Wh = {currency}{known[-1] / 1000 * price:.2g}' if len(known) else ' (Wh)'
-        ax.set_title('Energy' + cost)
+        ax.set_title('Energy' + cost, loc='left')
 
     return panel
 
@@ -158,7 +158,7 @@ def panel_shares(
     "A panel of stacked areas."
 
     def panel(ax, c, x, colors, theme):
-        ax.set_title(title)
+        ax.set_title(title, loc='left')
         x, y = _known_shares(x, c.get(key, np.zeros((len(x), 0))))
         if not len(x):
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ..base.commands import I3Error, check_choice
 from ..base.files import write_atomic
-from ..base.plots import THEMES, figure_bytes
+from ..base.plots import DPI, THEMES, figure_bytes
 from .axes import axis_limits
 from .log import to_columns
 from .metrics import format_seconds
@@ -117,7 +117,7 @@ def plot_run(
     names, columns = [n for n, _ in loaded], [to_columns(rows) for _, rows in loaded]
     one = len(loaded) == 1
     xs = [c[x] for c in columns]
-    fig = Figure(dpi=110, facecolor=look.background)
+    fig = Figure(dpi=DPI, facecolor=look.background, layout='none')
     for panel, ax in _lay_out(fig, columns, 1 if one else len(names) + 1).items():
         draw_panel(panel, ax, columns, xs, look, papers)
         finish_axes(panel, ax, look, x=AXES[x], limits=axis_limits(xs), legend=one)
