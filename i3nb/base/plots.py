@@ -57,7 +57,6 @@ def style_settings(
         'figure.dpi': DPI,
         'savefig.dpi': DPI,
         'figure.figsize': (WIDTH, 2.6),
-        'figure.constrained_layout.use': True,
         'font.size': NORMAL,
         'axes.titlesize': TITLE,
         'axes.labelsize': NORMAL,
@@ -91,12 +90,18 @@ def figure_bytes(
     fig,  # a matplotlib figure
     kind='png',  # 'png', 'svg' or 'pdf'
     dpi=DPI,
+    *,
     colors=None,  # for a PNG: reduce it to at most this many colours, unless its background is transparent
+    crop=False,  # to what is drawn, where a figure has no layout of its own
 ) -> bytes:
     "A figure as the bytes of an image file."
     buf = io.BytesIO()
-    same = dict(metadata={'Date': None}) if kind == 'svg' else {}  # the same figure, the same file
-    fig.savefig(buf, format=kind, dpi=dpi, facecolor=fig.get_facecolor(), **same)
+    how = dict(facecolor=fig.get_facecolor())
+    if kind == 'svg':
+        how['metadata'] = {'Date': None}  # the same figure gives the same file
+    if crop:
+        how |= dict(bbox_inches='tight', pad_inches=0.05)
+    fig.savefig(buf, format=kind, dpi=dpi, **how)
     if kind != 'png' or not colors or fig.get_facecolor()[3] < 1:
         return buf.getvalue()
     from PIL import Image
@@ -108,8 +113,9 @@ def figure_bytes(
 # %% ../../nbs/base/05_plots.ipynb #p0013
 def _light_picture(fig) -> tuple:
     "(kind, bytes) of the figure as a notebook should keep it."
-    png = figure_bytes(fig, colors=64)
-    svg = None if any(ax.images for ax in fig.axes) else figure_bytes(fig, 'svg')
+    crop = fig.canvas.manager is not None and fig.get_layout_engine() is None  # made by `plt.subplots` alone
+    png = figure_bytes(fig, colors=64, crop=crop)
+    svg = None if any(ax.images for ax in fig.axes) else figure_bytes(fig, 'svg', crop=crop)
     return ('png', png) if svg is None or len(svg) > 4 / 3 * len(png) else ('svg', svg)  # PNG is kept as base64
 
 
@@ -153,4 +159,4 @@ def figure(
     style()
     import matplotlib.pyplot as plt
 
-    return plt.subplots(rows, cols, figsize=(width, height or 2.4 * rows), **options)
+    return plt.subplots(rows, cols, figsize=(width, height or 2.4 * rows), layout='constrained', **options)

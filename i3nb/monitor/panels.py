@@ -179,7 +179,7 @@ def panel_patterns(
     names: tuple,  # of the patterns, in the router's order
 ):  # a panel
     "A panel of the attention patterns' mean weights."
-    return panel_shares('patterns', 'Attention patterns: mean weight', names)
+    return panel_shares('patterns', 'Attention patterns: weight', names)
 
 # %% ../../nbs/monitor/08_panels.ipynb #c093
 LOWER_LEGENDS = (panel_speed, panel_memory)  # their curves run near the top
