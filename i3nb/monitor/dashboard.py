@@ -222,7 +222,7 @@ def _show_comparison(runs: list, options: DisplayOptions, dpi: int):
     from IPython.display import display
 
     display({'text/html': compare_html(views, options), 'text/plain': plain}, raw=True)
-    data, metadata = _picture_data(draw(runs, options=options), 'the runs', dpi=dpi, colors=None)
+    data, metadata = _picture_data(draw(runs, options=options), 'the runs', dpi=dpi, colors=64)
     display(data, raw=True, metadata=metadata)
 
 

@@ -88,6 +88,12 @@ def _wait_for(done, timeout: float) -> bool:
     return True
 
 
+def _list_when_closed(comm, closed: list):
+    "Let a comm join a list once the front end closes it."
+    comm.on_close(lambda msg: closed.append(comm))
+    return comm
+
+
 def front_end_answers(
     timeout: float = 2.0,  # seconds
 ) -> bool:
@@ -101,17 +107,15 @@ def front_end_answers(
         return False
     closed = []
 
-    def note_closing(comm):
-        comm.on_close(lambda msg: closed.append(comm))
-        return comm
+    def closes_a_stranger():
+        comm = _list_when_closed(Comm(target_name=UNKNOWN_TARGET), closed)
+        return _wait_for(lambda: comm in closed, timeout)
 
-    stranger = note_closing(Comm(target_name=UNKNOWN_TARGET))
-    if not _wait_for(lambda: stranger in closed, timeout):
+    if not closes_a_stranger():
         return False
     widget = ipywidgets.Layout()
-    note_closing(widget.comm)
-    stranger = note_closing(Comm(target_name=UNKNOWN_TARGET))  # asked after the widget, so answered after it
-    _wait_for(lambda: stranger in closed, timeout)
+    _list_when_closed(widget.comm, closed)
+    closes_a_stranger()  # asked after the widget, so answered after it
     known = widget.comm not in closed
     if known:
         widget.close()
