@@ -153,10 +153,15 @@ def figure(
     *,
     width: float = WIDTH,  # inches
     height: float | None = None,  # inches; default: 2.4 for a row
+    grid: bool = True,  # light lines behind the curves; not for images, which they would cross
     **options,  # more of what `plt.subplots` takes
 ) -> tuple:  # the figure, and its axes as `plt.subplots` returns them
     "A figure in the book's style."
     style()
     import matplotlib.pyplot as plt
 
-    return plt.subplots(rows, cols, figsize=(width, height or 2.4 * rows), layout='constrained', **options)
+    size = (width, height or 2.4 * rows)
+    fig, axes = plt.subplots(rows, cols, figsize=size, layout='constrained', **options)
+    for ax in fig.axes:
+        ax.grid(grid)
+    return fig, axes

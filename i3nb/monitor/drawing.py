@@ -36,7 +36,7 @@ from i3nb.monitor.panels import (
 from .view import largest, list_of_runs, load_rows, pattern_names
 
 # %% ../../nbs/monitor/10_drawing.ipynb #m1006
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class DisplayOptions:
     "How a run is shown, and what its energy costs."
 
