@@ -2,6 +2,7 @@
 gives now (--compare FILE). Only the commands' names in settings.ini and a few names of the library are used,
 so that the same script runs before and after modules are moved. On the machine that wrote the file every bit
 must be equal; elsewhere numbers may differ by a tolerance that was measured."""
+
 import argparse
 import configparser
 import contextlib
@@ -28,14 +29,27 @@ from i3nb.generate import generate
 from i3nb.model import I3Model
 from i3nb.tokenizer import ChunkTokenizer
 
-REMEDY = ('If the change is meant, write the file again with `python nbs/testing/golden.py --write '
-          'nbs/testing/golden.json` and say why in the commit.')
+REMEDY = (
+    'If the change is meant, write the file again with `python nbs/testing/golden.py --write '
+    'nbs/testing/golden.json` and say why in the commit.'
+)
 
 
 # --- what is trained: each case is options of i3nb_train ---
 
-COMMON = dict(preset='i3-tiny', vocab_size=400, iters=12, batch_size=2, seq_len=80, warmup=2, seed=7,
-              device='cpu', eval_every=0, checkpoint_every=0, prompt='Zoë saw')
+COMMON = dict(
+    preset='i3-tiny',
+    vocab_size=400,
+    iters=12,
+    batch_size=2,
+    seq_len=80,
+    warmup=2,
+    seed=7,
+    device='cpu',
+    eval_every=0,
+    checkpoint_every=0,
+    prompt='Zoë saw',
+)
 STEADY = 'fp32 muon, products in fp32'  # the case that other processors compute most alike writes the texts
 CASES = {
     'fp32 adamw': dict(precision='fp32', recipe='adamw'),
@@ -44,28 +58,37 @@ CASES = {
     'bf16 adamw': dict(precision='bf16', recipe='adamw'),
     'bf16 muon': dict(precision='bf16', recipe='muon'),
     'fp16 adamw': dict(precision='fp16', recipe='adamw'),
-    'fp16 overflow': dict(precision='fp16', recipe='adamw', lr=.04, seq_len=32, iters=7),
+    'fp16 overflow': dict(precision='fp16', recipe='adamw', lr=0.04, seq_len=32, iters=7),
     'fp32 small memory': dict(precision='fp32', recipe='muon', memory='small', micro_batch=1),
     'bf16 small memory': dict(precision='bf16', recipe='muon', memory='small'),
-    'heads pruned': dict(precision='fp32', recipe='adamw', sparsity=.5),
+    'heads pruned': dict(precision='fp32', recipe='adamw', sparsity=0.5),
     'micro-batches': dict(precision='fp32', recipe='muon', micro_batch=1),
     'recompute': dict(precision='bf16', recipe='muon', recompute=True),
-    'resumed': dict(precision='fp32', recipe='muon', sparsity=.5, resume=True),
+    'resumed': dict(precision='fp32', recipe='muon', sparsity=0.5, resume=True),
     'resumed, small memory': dict(precision='bf16', recipe='muon', memory='small', resume=True),
 }
 SEEN = ('step', 'loss', 'grad_norm', 'balance', 'z', 'lr', 'loss_scale', 'skipped', 'val_loss')
 
-WORDS = dict(who='Mara Tom Zoë Émile Ida OTTO'.split(), did='saw lost found drew hid kept'.split(),
-             what='kite lamp crêpe button map whistle drum'.split(),
-             where='the hill,the old mill,a boat,São Tomé'.split(','))
-TEXTS = ['Zoë saw a kite.', 'THE END.\n\n\tTwo  lines,\r\nthree ', 'naïve café – “Ünïcödé” ǅ İstanbul ß ẞ',
-         '🙂👩‍👩‍👧 ok 🇫🇷\u0000end', 'zzzq 日本語 1234567890 x_y', '']
+WORDS = dict(
+    who='Mara Tom Zoë Émile Ida OTTO'.split(),
+    did='saw lost found drew hid kept'.split(),
+    what='kite lamp crêpe button map whistle drum'.split(),
+    where='the hill,the old mill,a boat,São Tomé'.split(','),
+)
+TEXTS = [
+    'Zoë saw a kite.',
+    'THE END.\n\n\tTwo  lines,\r\nthree ',
+    'naïve café – “Ünïcödé” ǅ İstanbul ß ẞ',
+    '🙂👩‍👩‍👧 ok 🇫🇷\u0000end',
+    'zzzq 日本語 1234567890 x_y',
+    '',
+]
 
 
 def story(rng):
     "A few sentences that `rng` makes up: the same for ever."
-    pick = lambda kind: WORDS[kind][int(rng.random()*len(WORDS[kind]))]
-    n = 3 + int(rng.random()*6)
+    pick = lambda kind: WORDS[kind][int(rng.random() * len(WORDS[kind]))]
+    n = 3 + int(rng.random() * 6)
     return ' '.join(f'{pick("who")} {pick("did")} a {pick("what")} near {pick("where")}.' for _ in range(n))
 
 
@@ -74,17 +97,18 @@ def write_texts(folder):
     rng = random.Random(11)
     docs = [story(rng) for _ in range(150)]
     for name, part in (('train', docs[:-6]), ('valid', docs[-6:])):
-        lines = [json.dumps(dict(text=text))+'\n' for text in part]
-        (folder/f'{name}.jsonl').write_text(''.join(lines), encoding='utf-8')
+        lines = [json.dumps(dict(text=text)) + '\n' for text in part]
+        (folder / f'{name}.jsonl').write_text(''.join(lines), encoding='utf-8')
     return docs[:-6]
 
 
 # --- running ---
 
+
 def command(name):
     "The function behind a console command, as settings.ini says."
     ini = configparser.ConfigParser(delimiters=['='])
-    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    ini.read(ROOT / 'settings.ini', encoding='utf-8')
     entries = dict(entry.split('=') for entry in ini['DEFAULT']['console_scripts'].split())
     module, function = entries[name].split(':')
     return getattr(importlib.import_module(module), function)
@@ -109,7 +133,7 @@ def pin_measurement(fast):
     if not found:
         raise SystemExit('cpu_bf16_speedup is gone; tell pin_measurement in golden.py what decides now')
     for module in found:
-        module.cpu_bf16_speedup = lambda: 2. if fast else .5
+        module.cpu_bf16_speedup = lambda: 2.0 if fast else 0.5
 
 
 def train(folder, run, options):
@@ -120,14 +144,14 @@ def train(folder, run, options):
     if options.pop('resume', False):
         options['checkpoint_every'] = 6
     files = dict(data='train.jsonl', val_data='valid.jsonl', cache='cache')
-    files = {option: str(folder/name) for option, name in files.items()}
+    files = {option: str(folder / name) for option, name in files.items()}
     with unittest.mock.patch('matplotlib.figure.Figure.savefig'):
         said('i3nb_train', **{**COMMON, **files, **options}, out=str(run))
 
 
 def outcome(run):
     "What a run left: its steps, and its weights in short."
-    rows = [json.loads(line) for line in (run/'metrics.jsonl').read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     model = I3Model.from_pretrained(run, 'cpu')
     steps = [{k: row[k] for k in SEEN if row.get(k) is not None} for row in rows]
     return dict(heads=list(model.cfg.attn_heads or []), weights=weights(model), steps=steps)
@@ -139,19 +163,19 @@ def weights(model):
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
-        part = '.'.join(name.split('.')[:2 if name.startswith('blocks') else 1])
-        squares[part] = squares.get(part, 0.) + tensor.double().square().sum().item()
+        part = '.'.join(name.split('.')[: 2 if name.startswith('blocks') else 1])
+        squares[part] = squares.get(part, 0.0) + tensor.double().square().sum().item()
         count += tensor.numel()
     return dict(count=count, sha256=digest.hexdigest(), squares=squares)
 
 
 def run_case(folder, name, options):
     "A case's outcome. One to be resumed is cut back to step 6 and run again: nothing may differ."
-    run = folder/name
+    run = folder / name
     train(folder, run, options)
     result = outcome(run)
     if options.get('resume'):
-        for path in (run/'checkpoints'/'step-000012', run/'model.safetensors', run/'config.json'):
+        for path in (run / 'checkpoints' / 'step-000012', run / 'model.safetensors', run / 'config.json'):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -159,11 +183,12 @@ def run_case(folder, name, options):
         train(folder, run, options)
         wrong = differences({name: result}, {name: outcome(run)}, exact=True)
         if wrong:
-            raise AssertionError('resumed at step 6, not as without a break\n'+message(wrong, ''))
+            raise AssertionError('resumed at step 6, not as without a break\n' + message(wrong, ''))
     return result
 
 
 # --- reading and writing with what was trained ---
+
 
 def encodings(run, docs):
     "Ids of some texts, and what comes back: with the run's tokenizer, and with one that marks capitals."
@@ -181,11 +206,11 @@ def greedy(model, tok, n=24):
     ids, found = [tok.eot_id, *tok.encode(COMMON['prompt'])], []
     for _ in range(n):
         with torch.no_grad():
-            scores = model(torch.tensor([ids])).logits[0, -1, :tok.vocab_size]
+            scores = model(torch.tensor([ids])).logits[0, -1, : tok.vocab_size]
         scores[tok.pad_id] = -torch.inf
         best, second = scores.topk(2).values.tolist()
         ids.append(int(scores.argmax()))
-        found.append(dict(id=ids[-1], lead=best-second))
+        found.append(dict(id=ids[-1], lead=best - second))
     return found
 
 
@@ -193,24 +218,30 @@ def texts(run):
     "Greedy ids with their leads, texts by `generate` and the command, and what the evaluation says."
     model, tok = I3Model.from_pretrained(run, 'cpu').eval(), ChunkTokenizer.load(run)
     how, where = dict(max_new_tokens=40, stop_at_eot=False), dict(model=str(run), device='cpu')
-    sampled = [generate(model, tok, ['Zoë saw', 'The'], seed=3, temperature=.9, top_p=.95, **how),
-               generate(model, tok, 'Ida', seed=4, **how),
-               said('i3nb_generate', **where, prompt='Tom', max_new_tokens=20, seed=5, n=2)]
-    evaluated = json.loads(said('i3nb_eval', **where, data=str(run.parent/'valid.jsonl'), precision='fp32'))
+    sampled = [
+        generate(model, tok, ['Zoë saw', 'The'], seed=3, temperature=0.9, top_p=0.95, **how),
+        generate(model, tok, 'Ida', seed=4, **how),
+        said('i3nb_generate', **where, prompt='Tom', max_new_tokens=20, seed=5, n=2),
+    ]
+    evaluated = json.loads(said('i3nb_eval', **where, data=str(run.parent / 'valid.jsonl'), precision='fp32'))
     best = generate(model, tok, 'Zoë saw', temperature=0, **how)
     return dict(greedy=greedy(model, tok), text=best, sampled=sampled, evaluated=evaluated)
 
 
-SHAPES = {'untrained, tokens choose': {}, 'untrained, sequences choose': dict(route_by='sequence'),
-          'untrained, one pattern': dict(route_hard=True), 'untrained, fewer heads': dict(attn_heads=(3, 1)),
-          'untrained, bf16': {}}
+SHAPES = {
+    'untrained, tokens choose': {},
+    'untrained, sequences choose': dict(route_by='sequence'),
+    'untrained, one pattern': dict(route_hard=True),
+    'untrained, fewer heads': dict(attn_heads=(3, 1)),
+    'untrained, bf16': {},
+}
 
 
 def logits(low, **change):
     "Some of a fresh model's scores, read in one piece and in two."
     torch.manual_seed(5)
     model = I3Model(I3Config.preset('i3-tiny', vocab_size=300, **change)).eval()
-    ids = (torch.arange(2*150)*7919 % 300).view(2, 150)
+    ids = (torch.arange(2 * 150) * 7919 % 300).view(2, 150)
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=low):
         whole = model(ids, ids.roll(-1, 1))
         first = model(ids[:, :70], want_state=True)
@@ -223,6 +254,7 @@ def logits(low, **change):
 
 
 # --- the whole file ---
+
 
 def results(say=lambda line: None):
     "Every case, with one thread."
@@ -244,16 +276,21 @@ def all_cases(folder, say):
     for name, change in SHAPES.items():
         found[name] = logits('bf16' in name, **change)
     say('texts')
-    run = folder/STEADY
+    run = folder / STEADY
     return {**found, 'encodings': encodings(run, docs), 'texts': texts(run)}
 
 
 def ran_on():
     "What the last bits of a result depend on."
     names = 'ATEN_CPU_CAPABILITY ONEDNN_MAX_CPU_ISA MKL_ENABLE_INSTRUCTIONS MKL_CBWR I3NB_NATIVE CC'.split()
-    return dict(torch=torch.__version__, capability=torch.backends.cpu.get_cpu_capability(), **processor(),
-                compiler=compiler(), libc=' '.join(platform.libc_ver()),
-                switches={k: os.environ[k] for k in names if k in os.environ})
+    return dict(
+        torch=torch.__version__,
+        capability=torch.backends.cpu.get_cpu_capability(),
+        **processor(),
+        compiler=compiler(),
+        libc=' '.join(platform.libc_ver()),
+        switches={k: os.environ[k] for k in names if k in os.environ},
+    )
 
 
 def processor():
@@ -284,12 +321,12 @@ def as_text(x, indent=0):
     if not any(isinstance(v, (dict, list)) for v in inside):
         return json.dumps(x, ensure_ascii=True)
     if isinstance(x, dict):
-        parts = [f'{json.dumps(k, ensure_ascii=True)}: {as_text(v, indent+1)}' for k, v in x.items()]
+        parts = [f'{json.dumps(k, ensure_ascii=True)}: {as_text(v, indent + 1)}' for k, v in x.items()]
     else:
-        parts = [as_text(v, indent+1) for v in x]
+        parts = [as_text(v, indent + 1) for v in x]
     left, right = '{}' if isinstance(x, dict) else '[]'
-    pad = '\n'+' '*(indent+1)
-    return left+pad+(','+pad).join(parts)+'\n'+' '*indent+right
+    pad = '\n' + ' ' * (indent + 1)
+    return left + pad + (',' + pad).join(parts) + '\n' + ' ' * indent + right
 
 
 # --- comparing ---
@@ -298,7 +335,7 @@ def as_text(x, indent=0):
 # expected value where that is above 1. The notebook beside this script says what was measured.
 TOLERANCE = dict(steady=(1e-5, 1e-5), gentle=(1e-3, 1e-2), rough=(1e-2, 1e-1))
 EXACT_ONLY = ('sha256', 'sampled', 'text', 'fp16 overflow')  # what one other bit may change as a whole
-LEAD = .001  # the best token must be the same where it leads by so much
+LEAD = 0.001  # the best token must be the same where it leads by so much
 
 
 def must_agree(a, b):
@@ -325,7 +362,7 @@ def tolerance(path):
 
 def distance(a, b):
     "How far two numbers are apart: relative above 1, absolute below."
-    return abs(a-b)/max(1., abs(a))
+    return abs(a - b) / max(1.0, abs(a))
 
 
 def agree(path, a, b, exact):
@@ -340,20 +377,26 @@ def comparable(cases, exact, chosen):
     values = flat(cases)
     if exact:
         return values
-    sure = [row['lead'] >= LEAD for row in chosen]+[False]
-    unsure = range(sure.index(False)+1, len(sure)+1)
-    return {p: v for p, v in values.items() if not set(p) & set(EXACT_ONLY)
-            and not (p[:2] == ('texts', 'greedy') and p[2] in unsure)}
+    sure = [row['lead'] >= LEAD for row in chosen] + [False]
+    unsure = range(sure.index(False) + 1, len(sure) + 1)
+    return {
+        p: v
+        for p, v in values.items()
+        if not set(p) & set(EXACT_ONLY) and not (p[:2] == ('texts', 'greedy') and p[2] in unsure)
+    }
 
 
 def differences(expected, found, exact):
     "What is not as expected: (path, expected, found) for each value; arguments are `cases`."
     chosen = expected.get('texts', {}).get('greedy', [])
     a, b = comparable(expected, exact, chosen), comparable(found, exact, chosen)
-    paths = list(a)+[p for p in b if p not in a]
+    paths = list(a) + [p for p in b if p not in a]
     missing = 'nothing'
-    return [(p, a.get(p, missing), b.get(p, missing)) for p in paths
-            if p not in a or p not in b or not agree(p, a[p], b[p], exact)]
+    return [
+        (p, a.get(p, missing), b.get(p, missing))
+        for p in paths
+        if p not in a or p not in b or not agree(p, a[p], b[p], exact)
+    ]
 
 
 def words(path):
@@ -369,7 +412,7 @@ def message(wrong, remedy=REMEDY):
         mine = [w for w in wrong if w[0][0] == case]
         lines += [f'{words(path)}: expected {a!r}, found {b!r}' for path, a, b in mine[:3]]
         if len(mine) > 3:
-            lines.append(f'{case}: and {len(mine)-3} more')
+            lines.append(f'{case}: and {len(mine) - 3} more')
     return '\n'.join([*lines, remedy])
 
 
@@ -379,7 +422,7 @@ def largest(expected, found):
     a, b = comparable(expected, False, chosen), comparable(found, False, chosen)
     for path, x in a.items():
         if isinstance(x, float) and isinstance(b.get(path), float):
-            far[path[0]] = max(far.get(path[0], (0., '-')), (distance(x, b[path]), words(path[1:])))
+            far[path[0]] = max(far.get(path[0], (0.0, '-')), (distance(x, b[path]), words(path[1:])))
     return far
 
 
@@ -389,10 +432,10 @@ def table(expected, found, exact):
     lines = [f'{"case":30}{"largest difference":>20}  verdict']
     far = largest(expected, found)
     for case in expected:
-        size, where = far.get(case, (0., '-'))
+        size, where = far.get(case, (0.0, '-'))
         agreed = 'equal to the bit' if exact else 'not compared' if case in EXACT_ONLY else 'within tolerance'
         verdict = 'DIFFERS' if case in wrong else agreed
-        lines.append(f'{case:30}{size:20.1e}  {verdict}'+(f' ({where})' if size else ''))
+        lines.append(f'{case:30}{size:20.1e}  {verdict}' + (f' ({where})' if size else ''))
     return '\n'.join(lines)
 
 
@@ -405,7 +448,7 @@ def main():
         parser.error('give --write FILE or --compare FILE')
     now = results(lambda line: print(line, file=sys.stderr, flush=True))
     if args.write:
-        args.write.write_text(as_text(now)+'\n', encoding='utf-8')
+        args.write.write_text(as_text(now) + '\n', encoding='utf-8')
     if not args.compare:
         return
     then = json.loads(args.compare.read_text(encoding='utf-8'))
