@@ -9,7 +9,7 @@ __all__ = ['OPS_SOURCE', 'CudaTileOps', 'small_operations', 'ops_trial', 'ops_jo
 import torch
 from ..base.devices import dtype_of, precision_of
 from ..base.forms import best, form, using
-from .cuda_c import launch, low_define, nvrtc
+from .cuda_c import launch_with, low_define, nvrtc
 from .experts_gpu import TorchTileOps, tile_rows
 from .trials import Job, Part, compare, form_for, milliseconds
 
@@ -18,30 +18,36 @@ _ROWS_SOURCE = r"""
 enum { THREADS = 256, WARPS = THREADS/32 };
 #define AT(row, width) ((long long)(row)*(width))                 /* where a row begins */
 
-/* out (rows, width) = x (n, width) at the tokens src (rows). A block makes a row. */
-extern "C" __global__ void gather(Args args) {
-    const float *p_x = (const float *)args.p[0];
-    const long long *p_src = (const long long *)args.p[1];
-    low *p_out = (low *)args.p[2];
-    const int width = args.i[0], i_row = blockIdx.x;
-    const float *b_x = p_x + AT(p_src[i_row], width);
-    low *b_out = p_out + AT(i_row, width);
+struct Gather {
+    const float *p_x;               /* (n, width) */
+    const long long *p_src;         /* (rows) the token of each row */
+    low *p_out;                     /* (rows, width) */
+    int width;
+};
+/* out = x at the tokens src. A block makes a row. */
+extern "C" __global__ void gather(Gather args) {
+    const int width = args.width, i_row = blockIdx.x;
+    const float *b_x = args.p_x + AT(args.p_src[i_row], width);
+    low *b_out = args.p_out + AT(i_row, width);
     for (int i = threadIdx.x; i < width; i += THREADS)
         b_out[i] = down(b_x[i]);
 }
 
-/* out (n, width): the sum of a token's rows, pos (n, k), in dx (rows, width). A block makes a token. */
-extern "C" __global__ void gather_backward(Args args) {
-    const low *p_dx = (const low *)args.p[0];
-    const long long *p_pos = (const long long *)args.p[1];
-    float *p_out = (float *)args.p[2];
-    const int width = args.i[0], k = args.i[1], i_token = blockIdx.x;
-    const long long *b_pos = p_pos + AT(i_token, k);
+struct GatherBackward {
+    const low *p_dx;                /* (rows, width) */
+    const long long *p_pos;         /* (n, k) the row of each pair */
+    float *p_out;                   /* (n, width) */
+    int width, k;
+};
+/* out: the sum of a token's rows in dx. A block makes a token. */
+extern "C" __global__ void gather_backward(GatherBackward args) {
+    const int width = args.width, k = args.k, i_token = blockIdx.x;
+    const long long *b_pos = args.p_pos + AT(i_token, k);
     for (int i = threadIdx.x; i < width; i += THREADS) {
         float sum = 0.f;
         for (int c = 0; c < k; c++)
-            sum += up(p_dx[AT(b_pos[c], width) + i]);
-        p_out[AT(i_token, width) + i] = sum;
+            sum += up(args.p_dx[AT(b_pos[c], width) + i]);
+        args.p_out[AT(i_token, width) + i] = sum;
     }
 }
 """
@@ -51,15 +57,18 @@ _BIAS_GELU_SOURCE = r"""
 __device__ __forceinline__ float normal_cdf(float x) { return .5f*(1.f + erff(x*.707106781f)); }
 __device__ __forceinline__ float bell(float x) { return exp2f(-.721347520f*x*x); }       /* exp(-x*x/2) */
 
-/* a (rows, width) += its expert's b1 (e, width); h (rows, width) = gelu(a). A block makes a row. */
-extern "C" __global__ void bias_gelu(Args args) {
-    low *p_a = (low *)args.p[0];
-    const float *p_b1 = (const float *)args.p[1];
-    const long long *p_expert = (const long long *)args.p[2];
-    low *p_h = (low *)args.p[3];
-    const int width = args.i[0], tile = args.i[1], i_row = blockIdx.x;
-    const float *b_b1 = p_b1 + AT(p_expert[i_row/tile], width);
-    low *b_a = p_a + AT(i_row, width), *b_h = p_h + AT(i_row, width);
+struct BiasGelu {
+    low *p_a;                       /* (rows, width) the first product */
+    const float *p_b1;              /* (e, width) */
+    const long long *p_expert;      /* (tiles) */
+    low *p_h;                       /* (rows, width) */
+    int width, tile;
+};
+/* a += its expert's b1; h = gelu(a). A block makes a row. */
+extern "C" __global__ void bias_gelu(BiasGelu args) {
+    const int width = args.width, tile = args.tile, i_row = blockIdx.x;
+    const float *b_b1 = args.p_b1 + AT(args.p_expert[i_row/tile], width);
+    low *b_a = args.p_a + AT(i_row, width), *b_h = args.p_h + AT(i_row, width);
     for (int i = threadIdx.x; i < width; i += THREADS) {
         b_a[i] = down(up(b_a[i]) + b_b1[i]);
         float a = up(b_a[i]);
@@ -67,44 +76,50 @@ extern "C" __global__ void bias_gelu(Args args) {
     }
 }
 
-/* dh (rows, width) becomes the gradient of a (rows, width); h = gelu(a); sums (tiles, width): the column sums of that
-   gradient over a tile. A thread makes a column of a tile. */
-extern "C" __global__ void bias_gelu_backward(Args args) {
-    const low *p_a = (const low *)args.p[0];
-    low *p_dh = (low *)args.p[1], *p_h = (low *)args.p[2];
-    float *p_sums = (float *)args.p[3];
-    const int width = args.i[0], tile = args.i[1], i_tile = blockIdx.y, i = blockIdx.x*THREADS + threadIdx.x;
+struct BiasGeluBackward {
+    const low *p_a;                 /* (rows, width) with its bias */
+    low *p_dh, *p_h;                /* (rows, width) */
+    float *p_sums;                  /* (tiles, width) */
+    int width, tile;
+};
+/* dh becomes the gradient of a; h = gelu(a); sums: the gradient's column sums over a tile.
+   A thread makes a column of a tile. */
+extern "C" __global__ void bias_gelu_backward(BiasGeluBackward args) {
+    const int width = args.width, tile = args.tile, i_tile = blockIdx.y, i = blockIdx.x*THREADS + threadIdx.x;
     if (i >= width)
         return;
     float sum = 0.f;
     for (int r = 0; r < tile; r++) {
         const long long at = AT(i_tile*tile + r, width) + i;
-        float a = up(p_a[at]), below = normal_cdf(a), da = up(p_dh[at])*(below + a*.398942280f*bell(a));
-        p_h[at] = down(a*below);
-        p_dh[at] = down(da);
+        float a = up(args.p_a[at]), below = normal_cdf(a), da = up(args.p_dh[at])*(below + a*.398942280f*bell(a));
+        args.p_h[at] = down(a*below);
+        args.p_dh[at] = down(da);
         sum += da;
     }
-    p_sums[AT(i_tile, width) + i] = sum;
+    args.p_sums[AT(i_tile, width) + i] = sum;
 }
 """
 
 # %% ../../nbs/kernels/17_expert_ops_gpu.ipynb #c026
 _COMBINE_SOURCE = r"""
-/* out (n, width): a token's rows in y (rows, width), each with its expert's b2 (e, width), summed with its weights.
-   pos, experts, weights (n, k). A block makes a token. */
-extern "C" __global__ void combine(Args args) {
-    const low *p_y = (const low *)args.p[0];
-    const long long *p_pos = (const long long *)args.p[1], *p_experts = (const long long *)args.p[2];
-    const float *p_weights = (const float *)args.p[3], *p_b2 = (const float *)args.p[4];
-    low *p_out = (low *)args.p[5];
-    const int width = args.i[0], k = args.i[1], i_token = blockIdx.x;
-    const long long *b_pos = p_pos + AT(i_token, k), *b_experts = p_experts + AT(i_token, k);
-    const float *b_weights = p_weights + AT(i_token, k);
+struct Combine {
+    const low *p_y;                         /* (rows, width) the second product without its bias */
+    const long long *p_pos, *p_experts;     /* (n, k) row and expert of each pair */
+    const float *p_weights;                 /* (n, k) */
+    const float *p_b2;                      /* (e, width) */
+    low *p_out;                             /* (n, width) */
+    int width, k;
+};
+/* out: a token's rows in y, each with its expert's b2, summed with its weights. A block makes a token. */
+extern "C" __global__ void combine(Combine args) {
+    const int width = args.width, k = args.k, i_token = blockIdx.x;
+    const long long *b_pos = args.p_pos + AT(i_token, k), *b_experts = args.p_experts + AT(i_token, k);
+    const float *b_weights = args.p_weights + AT(i_token, k);
     for (int i = threadIdx.x; i < width; i += THREADS) {
         float sum = 0.f;
         for (int c = 0; c < k; c++)
-            sum += b_weights[c]*(up(p_y[AT(b_pos[c], width) + i]) + p_b2[AT(b_experts[c], width) + i]);
-        p_out[AT(i_token, width) + i] = down(sum);
+            sum += b_weights[c]*(up(args.p_y[AT(b_pos[c], width) + i]) + args.p_b2[AT(b_experts[c], width) + i]);
+        args.p_out[AT(i_token, width) + i] = down(sum);
     }
 }
 
@@ -122,18 +137,23 @@ __device__ __forceinline__ float block_sum(float x) {
     return x;
 }
 
-/* For each pair: dy (rows, width) = weight*dout (n, width), dweights (n, k) = dout . (y + b2). A block makes a pair. */
-extern "C" __global__ void combine_backward(Args args) {
-    const low *p_dout = (const low *)args.p[0], *p_y = (const low *)args.p[1];
-    const long long *p_pos = (const long long *)args.p[2], *p_experts = (const long long *)args.p[3];
-    const float *p_weights = (const float *)args.p[4], *p_b2 = (const float *)args.p[5];
-    low *p_dy = (low *)args.p[6];
-    float *p_dweights = (float *)args.p[7];
-    const int width = args.i[0], k = args.i[1], i_token = blockIdx.x, i_pair = i_token*k + blockIdx.y;
-    const long long row = AT(p_pos[i_pair], width);
-    const low *b_dout = p_dout + AT(i_token, width), *b_y = p_y + row;
-    const float *b_b2 = p_b2 + AT(p_experts[i_pair], width), weight = p_weights[i_pair];
-    low *b_dy = p_dy + row;
+struct CombineBackward {
+    const low *p_dout;                      /* (n, width) */
+    const low *p_y;                         /* (rows, width) */
+    const long long *p_pos, *p_experts;     /* (n, k) */
+    const float *p_weights;                 /* (n, k) */
+    const float *p_b2;                      /* (e, width) */
+    low *p_dy;                              /* (rows, width) */
+    float *p_dweights;                      /* (n, k) */
+    int width, k;
+};
+/* For each pair: dy = weight*dout, dweights = dout . (y + b2). A block makes a pair. */
+extern "C" __global__ void combine_backward(CombineBackward args) {
+    const int width = args.width, i_token = blockIdx.x, i_pair = i_token*args.k + blockIdx.y;
+    const long long row = AT(args.p_pos[i_pair], width);
+    const low *b_dout = args.p_dout + AT(i_token, width), *b_y = args.p_y + row;
+    const float *b_b2 = args.p_b2 + AT(args.p_experts[i_pair], width), weight = args.p_weights[i_pair];
+    low *b_dy = args.p_dy + row;
     float dot = 0.f;
     for (int i = threadIdx.x; i < width; i += THREADS) {
         float dout = up(b_dout[i]);
@@ -142,7 +162,7 @@ extern "C" __global__ void combine_backward(Args args) {
     }
     dot = block_sum(dot);
     if (threadIdx.x == 0)
-        p_dweights[i_pair] = dot;
+        args.p_dweights[i_pair] = dot;
 }
 """
 OPS_SOURCE = _ROWS_SOURCE + _BIAS_GELU_SOURCE + _COMBINE_SOURCE
@@ -157,59 +177,61 @@ class CudaTileOps:
     def _launch(
         cls,
         name: str,  # the kernel
-        blocks: tuple,  # along x and y
+        grid: tuple,  # blocks along x and y
         low: torch.dtype,  # of the products
         *,
-        reads: list,  # tensors that hold something
-        writes: list,  # tensors that are filled
-        numbers: tuple,
+        reads: dict,  # tensors that hold something, by name
+        writes: dict,  # tensors that are filled
+        **numbers,
     ):
-        reads, defines = [t.contiguous() for t in reads], (low_define(low),)
-        launch(cls.source, defines, name, blocks, 256, reads, *numbers, outs=writes)
+        reads = {pointer: tensor.contiguous() for pointer, tensor in reads.items()}
+        launch_with(cls.source, (low_define(low),), name, grid=grid, reads=reads, writes=writes, numbers=numbers)
 
     @classmethod
     def gather(cls, x, src, dtype):
         (rows,), width = src.shape, x.shape[1]
         out = x.new_empty(rows, width, dtype=dtype)
-        cls._launch('gather', (rows, 1), dtype, reads=[x, src], writes=[out], numbers=(width,))
+        cls._launch('gather', (rows, 1), dtype, reads=dict(x=x, src=src), writes=dict(out=out), width=width)
         return out
 
     @classmethod
     def gather_backward(cls, dxs, tiles, dtype):
         (n, k), width = tiles.pos.shape, dxs.shape[1]
         out = dxs.new_empty(n, width, dtype=torch.float32)
-        reads = [dxs, tiles.pos]
-        cls._launch('gather_backward', (n, 1), dxs.dtype, reads=reads, writes=[out], numbers=(width, k))
+        reads, writes = dict(dx=dxs, pos=tiles.pos), dict(out=out)
+        cls._launch('gather_backward', (n, 1), dxs.dtype, reads=reads, writes=writes, width=width, k=k)
         return out.to(dtype)
 
     @classmethod
     def bias_gelu(cls, a, b1, tiles):
         (rows, width), h = a.shape, torch.empty_like(a)
-        reads, tile = [a, b1, tiles.expert], rows // len(tiles.expert)
-        cls._launch('bias_gelu', (rows, 1), a.dtype, reads=reads, writes=[h], numbers=(width, tile))
+        reads, writes, tile = dict(a=a, b1=b1, expert=tiles.expert), dict(h=h), rows // len(tiles.expert)
+        cls._launch('bias_gelu', (rows, 1), a.dtype, reads=reads, writes=writes, width=width, tile=tile)
         return h
 
     @classmethod
     def bias_gelu_backward(cls, a, dh, tiles):
         (rows, width), h, count = a.shape, torch.empty_like(a), len(tiles.expert)
         sums = a.new_empty(count, width, dtype=torch.float32)
-        blocks, numbers = (-(-width // 256), count), (width, rows // count)
-        cls._launch('bias_gelu_backward', blocks, a.dtype, reads=[a, dh], writes=[h, sums], numbers=numbers)
+        grid, reads, writes = (-(-width // 256), count), dict(a=a, dh=dh), dict(h=h, sums=sums)
+        cls._launch('bias_gelu_backward', grid, a.dtype, reads=reads, writes=writes, width=width, tile=rows // count)
         return dh, h, sums
 
     @classmethod
     def combine(cls, y, tiles, experts, weights, b2):
         (n, k), width = weights.shape, y.shape[1]
-        out, reads = y.new_empty(n, width), [y, tiles.pos, experts, weights, b2]
-        cls._launch('combine', (n, 1), y.dtype, reads=reads, writes=[out], numbers=(width, k))
+        out = y.new_empty(n, width)
+        reads = dict(y=y, pos=tiles.pos, experts=experts, weights=weights, b2=b2)
+        cls._launch('combine', (n, 1), y.dtype, reads=reads, writes=dict(out=out), width=width, k=k)
         return out
 
     @classmethod
     def combine_backward(cls, dout, y, tiles, experts, weights, b2):
         (n, k), width = weights.shape, y.shape[1]
         dy, dweights = torch.zeros_like(y), weights.new_empty(n, k)  # padding rows of dy stay 0
-        reads = [dout, y, tiles.pos, experts, weights, b2, dy]
-        cls._launch('combine_backward', (n, k), y.dtype, reads=reads, writes=[dweights], numbers=(width, k))
+        reads = dict(dout=dout, y=y, pos=tiles.pos, experts=experts, weights=weights, b2=b2, dy=dy)
+        writes = dict(dweights=dweights)
+        cls._launch('combine_backward', (n, k), y.dtype, reads=reads, writes=writes, width=width, k=k)
         return dy, dweights
 
 # %% ../../nbs/kernels/17_expert_ops_gpu.ipynb #x001
