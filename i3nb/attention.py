@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .base.commands import I3Error
-from .core import I3Config
+from .core import I3Config, Kind
 from .kernels.native import call, compile_c
 
 # %% ../nbs/05_attention.ipynb #c007
@@ -510,6 +510,15 @@ class AttnState(NamedTuple):
 
 class MultiPatternAttention(nn.Module):
     "Causal attention through three sparse patterns, weighted by a learned router."
+
+    KINDS = {
+        'qkv.weight': Kind('attention', 'hidden', large=True, parts=3),
+        'qkv.bias': Kind('attention', 'vector'),
+        'out.weight': Kind('attention', 'hidden', large=True),
+        'out.bias': Kind('attention', 'vector'),
+        'router.weight': Kind('pattern routers', 'matrix'),
+        'router.bias': Kind('pattern routers', 'vector'),
+    }
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from .base.devices import compute_dtype
-from .core import I3Config
+from .core import I3Config, Kind
 from .kernels.native import call, compile_c
 
 # %% ../nbs/06_moe.ipynb #c007
@@ -278,6 +278,14 @@ class MoEAux(NamedTuple):
 
 class SparseMoE(nn.Module):
     "Top-k mixture of GELU experts: only the chosen compute, and no token is dropped."
+
+    KINDS = {
+        'gate.weight': Kind('expert gates', 'matrix'),
+        'w1': Kind('experts', 'hidden', large=True, in_first=True),
+        'b1': Kind('experts', 'vector'),
+        'w2': Kind('experts', 'hidden', large=True, in_first=True),
+        'b2': Kind('experts', 'vector'),
+    }
 
     def __init__(
         self, cfg: I3Config, tile: int | None = None
