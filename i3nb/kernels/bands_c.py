@@ -6,14 +6,13 @@
 __all__ = ['compiled_bands_serve', 'compiled_band_attention']
 
 # %% ../../nbs/kernels/06_bands_c.ipynb #b6c03
-import ctypes
 from functools import lru_cache
 import torch
 from ..attention import band_masks, patterns_of
 from ..base.forms import form
 from ..core import I3Config
 from .bands import band_attention
-from .native import compile_c
+from .native import call_with, compile_c
 
 # %% ../../nbs/kernels/06_bands_c.ipynb #c040
 _PRODUCT_C = r"""
@@ -174,17 +173,18 @@ typedef struct {
     const low *q, *k, *v;                     /* (batch, heads, tokens, WIDTH), with the strides below */
     const float *route;                       /* (batch, tokens, PATTERNS) */
     const float *masks;                       /* (PATTERNS + 1, BLOCK, BAND) */
-    low *out;                                 /* (batch, tokens, heads, WIDTH) */
-    const low *grad;                          /* like `out`; from here on for the backward pass only */
-    low *dq, *dk, *dv;                        /* like `out` */
-    float *droute;                            /* (batch, heads, tokens, PATTERNS) */
-    float *sums;                              /* (threads, 2, tokens + BLOCK, WIDTH) scratch */
-    long batch, heads, tokens, batch_stride, head_stride, token_stride;
+    long batch, heads, tokens;
+    long batch_stride, head_stride, token_stride;
     float scale;                              /* of the scores */
-} Band;
+} Inputs;
 
-INLINE Head head_of(const Band *a, const low *x, long b, long h) {
-    return (Head){ x + b*a->batch_stride + h*a->head_stride, a->token_stride, a->tokens };
+typedef struct {
+    Inputs in;
+    low *out;                                 /* (batch, tokens, heads, WIDTH) */
+} Forward;
+
+INLINE Head head_of(const Inputs *in, const low *x, long b, long h) {
+    return (Head){ x + b*in->batch_stride + h*in->head_stride, in->token_stride, in->tokens };
 }
 
 /* Exponentials become probabilities: each pattern's share of the sum, by the router's weight. */
@@ -199,25 +199,26 @@ INLINE void probabilities(float *x, const float *mask, long keys, const float *r
     }
 }
 
-void band_forward(const Band *a) {
+void band_forward(const Forward *call) {
+    const Inputs *in = &call->in;
     PARALLEL_FOR
-    for (long bh = 0; bh < a->batch*a->heads; bh++) {
-        long b = bh/a->heads, h = bh%a->heads;
+    for (long bh = 0; bh < in->batch*in->heads; bh++) {
+        long b = bh/in->heads, h = bh%in->heads;
         float Q[BLOCK*WIDTH], K[WIDTH*BAND], V[BAND*WIDTH];          /* rows, columns, rows */
         float S[BLOCK*BAND], O[BLOCK*WIDTH];                         /* scores, then probabilities; output */
-        Head q = head_of(a, a->q, b, h), k = head_of(a, a->k, b, h), v = head_of(a, a->v, b, h);
-        for (long i = 0; i*BLOCK < a->tokens; i++) {
-            Span s = span_of(i, a->tokens);
-            fetch(q, s.first, s.queries, a->scale, Q, 0);
+        Head q = head_of(in, in->q, b, h), k = head_of(in, in->k, b, h), v = head_of(in, in->v, b, h);
+        for (long i = 0; i*BLOCK < in->tokens; i++) {
+            Span s = span_of(i, in->tokens);
+            fetch(q, s.first, s.queries, in->scale, Q, 0);
             fetch(k, s.first_key, s.keys, 1, 0, K);
             fetch(v, s.first_key, s.keys, 1, V, 0);
             pair_up(s, Q, K, S);
             for (long r = 0; r < s.queries; r++) {
-                const float *route = a->route + (b*a->tokens + s.first + r)*PATTERNS;
-                probabilities(S + r*BAND, a->masks + r*BAND + s.missing, s.keys, route);
+                const float *route = in->route + (b*in->tokens + s.first + r)*PATTERNS;
+                probabilities(S + r*BAND, in->masks + r*BAND + s.missing, s.keys, route);
             }
             to_queries(s, S, V, O);
-            store(a->out + ((b*a->tokens + s.first)*a->heads + h)*WIDTH, a->heads*WIDTH, s.queries, 1, O);
+            store(call->out + ((b*in->tokens + s.first)*in->heads + h)*WIDTH, in->heads*WIDTH, s.queries, 1, O);
         }
     }
 }
@@ -252,6 +253,14 @@ INLINE void query_gradients(Query q, const float *mask, long keys, const float *
     }
 }
 
+typedef struct {
+    Inputs in;
+    const low *grad;                          /* of the output (batch, tokens, heads, WIDTH) */
+    low *dq, *dk, *dv;                        /* like `grad` */
+    float *droute;                            /* (batch, heads, tokens, PATTERNS) */
+    float *sums;                              /* (threads, 2, tokens + BLOCK, WIDTH) scratch */
+} Backward;
+
 typedef struct {                              /* what a thread needs for a block */
     float Q[BLOCK*WIDTH], G[BLOCK*WIDTH];     /* queries, gradients of their outputs */
     float dQ[BLOCK*WIDTH];
@@ -261,67 +270,67 @@ typedef struct {                              /* what a thread needs for a block
 } Room;
 
 /* One block, from what is in `m`: fills dQ, and adds to the gradients dK and dV of all tokens (tokens, WIDTH). */
-INLINE void block_gradients(const Band *a, long b, long h, Span s, Room *m, float *dK, float *dV) {
+INLINE void block_gradients(const Backward *call, long b, long h, Span s, Room *m, float *dK, float *dV) {
+    const Inputs *in = &call->in;
     pair_up(s, m->Q, m->K_columns, m->X);
     pair_up(s, m->G, m->V_columns, m->D);
     for (long r = 0; r < s.queries; r++) {
-        const float *route = a->route + (b*a->tokens + s.first + r)*PATTERNS;
-        float *droute = a->droute + ((b*a->heads + h)*a->tokens + s.first + r)*PATTERNS;
+        const float *route = in->route + (b*in->tokens + s.first + r)*PATTERNS;
+        float *droute = call->droute + ((b*in->heads + h)*in->tokens + s.first + r)*PATTERNS;
         Query q = { m->X + r*BAND, m->P + r*BAND, m->D + r*BAND };
-        query_gradients(q, a->masks + r*BAND + s.missing, s.keys, route, droute);
+        query_gradients(q, in->masks + r*BAND + s.missing, s.keys, route, droute);
     }
     to_queries(s, m->D, m->K, m->dQ);
     add_to_keys(s, m->D, m->Q, dK + s.first_key*WIDTH);
     add_to_keys(s, m->P, m->G, dV + s.first_key*WIDTH);
 }
 
-void band_backward(const Band *a) {
+void band_backward(const Backward *call) {
+    const Inputs *in = &call->in;
     PARALLEL_FOR
-    for (long bh = 0; bh < a->batch*a->heads; bh++) {
-        long b = bh/a->heads, h = bh%a->heads;
-        long row = a->heads*WIDTH, at = b*a->tokens*row + h*WIDTH;   /* of tensors like `out` */
-        Head q = head_of(a, a->q, b, h), k = head_of(a, a->k, b, h), v = head_of(a, a->v, b, h);
-        Head grad = { a->grad + at, row, a->tokens };
-        long size = (a->tokens + BLOCK)*WIDTH;
-        float *dK = a->sums + omp_get_thread_num()*2*size, *dV = dK + size;
+    for (long bh = 0; bh < in->batch*in->heads; bh++) {
+        long b = bh/in->heads, h = bh%in->heads;
+        long row = in->heads*WIDTH, at = b*in->tokens*row + h*WIDTH;   /* of tensors like `out` */
+        Head q = head_of(in, in->q, b, h), k = head_of(in, in->k, b, h), v = head_of(in, in->v, b, h);
+        Head grad = { call->grad + at, row, in->tokens };
+        long size = (in->tokens + BLOCK)*WIDTH;
+        float *dK = call->sums + omp_get_thread_num()*2*size, *dV = dK + size;
         Room m;
         memset(dK, 0, 2*size*sizeof(float));
-        for (long i = 0; i*BLOCK < a->tokens; i++) {
-            Span s = span_of(i, a->tokens);
-            fetch(q, s.first, s.queries, a->scale, m.Q, 0);
+        for (long i = 0; i*BLOCK < in->tokens; i++) {
+            Span s = span_of(i, in->tokens);
+            fetch(q, s.first, s.queries, in->scale, m.Q, 0);
             fetch(grad, s.first, s.queries, 1, m.G, 0);
             fetch(k, s.first_key, s.keys, 1, m.K, m.K_columns);
             fetch(v, s.first_key, s.keys, 1, 0, m.V_columns);
-            block_gradients(a, b, h, s, &m, dK, dV);
-            store(a->dq + at + s.first*row, row, s.queries, a->scale, m.dQ);
+            block_gradients(call, b, h, s, &m, dK, dV);
+            store(call->dq + at + s.first*row, row, s.queries, in->scale, m.dQ);
         }
-        store(a->dk + at, row, a->tokens, 1, dK);
-        store(a->dv + at, row, a->tokens, 1, dV);
+        store(call->dk + at, row, in->tokens, 1, dK);
+        store(call->dv + at, row, in->tokens, 1, dV);
     }
 }
 """
 
 # %% ../../nbs/kernels/06_bands_c.ipynb #c048
-class _Arguments(ctypes.Structure):
-    "The structure `Band` of the C source, in its order."
-
-    TENSORS = 'q k v route masks out grad dq dk dv droute sums'.split()
-    SIZES = 'batch heads tokens batch_stride head_stride token_stride'.split()
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in TENSORS),
-        *((name, ctypes.c_long) for name in SIZES),
-        ('scale', ctypes.c_float),
-    ]
-
-
-def _call(function, q, k, v, **others):
-    "Call a C function for q, k, v (b, h, t, e), which share their strides; all other tensors are contiguous."
-    (b, h, t, e), strides = q.shape, q.stride()
-    assert q.stride() == k.stride() == v.stride() and strides[3] == 1
-    assert all(x.is_contiguous() for x in others.values())
-    tensors = {name: x.data_ptr() for name, x in dict(q=q, k=k, v=v, **others).items()}
-    sizes = dict(zip(_Arguments.SIZES, (b, h, t, *strides[:3])))
-    function(ctypes.byref(_Arguments(**tensors, **sizes, scale=e**-0.5)))
+def _inputs(q, k, v, route, cfg) -> dict:
+    "The members of `Inputs`, in its order, for q, k, v (b, h, t, e) that share their strides."
+    (batch, heads, tokens, e), strides = q.shape, q.stride()
+    begin = lambda x: x.as_strided((1,), (1,))  # where a view begins; the strides travel apart
+    return dict(
+        q=begin(q),
+        k=begin(k),
+        v=begin(v),
+        route=route,
+        masks=_masks(cfg, patterns_of(cfg)),
+        batch=batch,
+        heads=heads,
+        tokens=tokens,
+        batch_stride=strides[0],
+        head_stride=strides[1],
+        token_stride=strides[2],
+        scale=e**-0.5,
+    )
 
 
 @lru_cache
@@ -360,20 +369,22 @@ class _CompiledBands(torch.autograd.Function):
         ctx.cfg = cfg
         b, h, t, e = q.shape
         out = q.new_empty(b, t, h, e)
-        _call(band_library(q, cfg).band_forward, q, k, v, route=route, masks=_masks(cfg, patterns_of(cfg)), out=out)
+        call_with(band_library(q, cfg).band_forward, **_inputs(q, k, v, route, cfg), out=out)
         return out.transpose(1, 2)  # (b, h, t, e)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         q, k, v, route = ctx.saved_tensors
-        (b, h, t, e), masks = q.shape, _masks(ctx.cfg, patterns_of(ctx.cfg))
-        given = dict(route=route, masks=masks, grad=grad.transpose(1, 2).contiguous())  # grad: (b, t, h, e)
-        made = {name: torch.empty_like(given['grad']) for name in ('dq', 'dk', 'dv')}
-        made['droute'] = route.new_empty(b, h, t, len(ctx.cfg.patterns))
-        room = route.new_empty(torch.get_num_threads(), 2, t + masks.shape[1], e)
-        _call(band_library(q, ctx.cfg).band_backward, q, k, v, **given, **made, sums=room)
-        return *(made[name].transpose(1, 2) for name in ('dq', 'dk', 'dv')), made['droute'].sum(1), None
+        b, h, t, e = q.shape
+        inputs = _inputs(q, k, v, route, ctx.cfg)
+        grad = grad.transpose(1, 2).contiguous()  # (b, t, h, e)
+        dq, dk, dv = (torch.empty_like(grad) for _ in range(3))
+        droute = route.new_empty(b, h, t, len(ctx.cfg.patterns))
+        room = route.new_empty(torch.get_num_threads(), 2, t + inputs['masks'].shape[1], e)
+        made = dict(grad=grad, dq=dq, dk=dk, dv=dv, droute=droute, sums=room)
+        call_with(band_library(q, ctx.cfg).band_backward, **inputs, **made)
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2), droute.sum(1), None
 
 # %% ../../nbs/kernels/06_bands_c.ipynb #c050
 def compiled_bands_serve(device, q, cfg) -> bool:
