@@ -103,7 +103,7 @@ def group_rows(
     row = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
     pos = torch.empty_like(flat).index_copy_(0, order, row).view_as(experts)
     src = flat.new_zeros(sum(sizes)).index_copy_(0, row, order // experts.shape[1])
-    return Groups(src, pos, sizes)
+    return Groups(src=src, pos=pos, sizes=sizes)
 
 # %% ../nbs/06_moe.ipynb #c013
 class TorchOps:
@@ -222,7 +222,7 @@ def grouped_experts(
 
 # %% ../nbs/06_moe.ipynb #c024
 def balance_loss(
-    probs,  # (n, e) softmax over experts
+    probs,  # (n, e) from the router
     usage,  # (e,) share of all choices, sums to 1
 ):  # scalar: 1 at perfect balance, up to e/k when one expert takes all the probability
     "Load-balancing loss of GShard and Switch, for any `k`."
@@ -250,8 +250,8 @@ class MoEAux(NamedTuple):
 
     balance: torch.Tensor  # scalar, see `balance_loss`
     z: torch.Tensor  # scalar, see `z_loss`
-    usage: torch.Tensor  # (e,) share of the choices per expert, sums to 1, detached
-    probs: torch.Tensor  # (b, t, e) softmax over experts
+    usage: torch.Tensor  # (e,) share of the choices per expert, sums to 1; no gradient
+    probs: torch.Tensor  # (b, t, e) from the router, sum to 1 per token
 
 
 class SparseMoE(nn.Module):
