@@ -101,7 +101,31 @@ def check_settings():
     ]
 
 
-CHECKS = [check_export, check_readme, check_settings]
+def complaints_of(*command) -> list:
+    "What a checking tool has to say, or nothing where it is content"
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    return (run.stdout + run.stderr).strip().splitlines()[-40:] if run.returncode else []
+
+
+def check_style():
+    "ruff is content with notebooks and scripts (`make format` mends most of it)"
+    targets = [CFG['nbs_path'], '.ci', 'kaggle', 'setup.py']
+    layout = complaints_of('-m', 'ruff', 'format', '--check', '--quiet', *targets)
+    return layout + complaints_of('-m', 'ruff', 'check', '--quiet', '--output-format', 'concise', *targets)
+
+
+def check_imports():
+    "Dependencies point one way: see [tool.importlinter] in pyproject.toml"
+    code = 'import sys; from importlinter.cli import lint_imports_command; sys.argv = ["lint-imports"]; lint_imports_command()'
+    return complaints_of('-c', code)
+
+
+def check_house():
+    "The rules of .ci/house.py: private names, hidden imports, long calls, functions and modules, links"
+    return complaints_of('.ci/house.py')
+
+
+CHECKS = [check_export, check_readme, check_settings, check_style, check_imports, check_house]
 
 
 # --- one notebook, in a process of its own ---
@@ -167,7 +191,8 @@ class Job:
 
     def __init__(self, path, args, folder):
         self.path, self.timeout, self.started = path, args.timeout, time.time()
-        self.report, self.log = folder / f'{path.stem}.json', folder / f'{path.stem}.log'
+        name = path.relative_to(NBS).with_suffix('').as_posix().replace('/', '-')
+        self.report, self.log = folder / f'{name}.json', folder / f'{name}.log'
         threads = max(1, (os.cpu_count() or 1) // args.jobs)
         env = {'OMP_NUM_THREADS': str(threads), 'TQDM_MININTERVAL': '5', **os.environ, 'PYTHONUNBUFFERED': '1'}
         command = [args.python, __file__, str(path), '--flags', ' '.join(args.flags), '--report', str(self.report)]
