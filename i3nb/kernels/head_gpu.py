@@ -49,7 +49,7 @@ __device__ __forceinline__ void warp_sums(float x, float *sums, const int tid) {
     __syncthreads();
 }
 
-/* A block for each row: its loss, and stats = { largest logit, factor on the exponentials that makes them gradients }. */
+/* A block for each row: its loss, and stats = { largest logit, factor that makes exponentials gradients }. */
 extern "C" __global__ void row_stats(Args args) {
     const int vocab = args.i[0], row = blockIdx.x, tid = threadIdx.x;
     const low *logits = (const low *)args.p[0] + (long long)row*vocab;
