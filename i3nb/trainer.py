@@ -42,7 +42,8 @@ from .kernels.graphs import GraphedStep
 from .kernels.native import keep_memory
 from .kernels.trials import ready
 from .model import I3Model, save_tensors
-from .optim import RECIPES, build_optimizer, clip_gradients, gradient_norm, lr_scale, shorten
+from .recipes import RECIPES, build_optimizer
+from .optim import clip_gradients, gradient_norm, lr_scale, shorten
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
 from .tokenizer import ChunkTokenizer

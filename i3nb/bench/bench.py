@@ -37,7 +37,9 @@ from ..data import Batches, eval_batches, prepare, sample_data, target_bytes
 from ..kernels.graphs import GraphedStep
 from ..kernels.native import keep_memory
 from ..model import I3Model, flops_per_token
-from ..optim import RECIPES, Muon, Optimizers, build_optimizer, clip_gradients, lr_scale
+from ..recipes import RECIPES, Optimizers, build_optimizer
+from ..muon import Muon
+from ..optim import clip_gradients, lr_scale
 from ..scan import scan_loop
 from ..telemetry import bits_per_byte, perplexity
 from ..trainer import autocast
