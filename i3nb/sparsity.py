@@ -20,7 +20,7 @@ def sparsity_at(
     final: float = 0.3,  # share of heads removed at the end
     warmup: float = 100,  # dense steps before the first head goes
     ramp: float = 500,  # steps from 0 to `final`
-) -> float:  # share of heads that shall be off at `step`
+) -> float:  # share of heads that are to be off at `step`
     "Cubic sparsity schedule of Zhu & Gupta (2017), from 0 to `final`."
     done = min(max((step - warmup) / max(ramp, 1e-9), 0.0), 1.0)
     return final * (1 - (1 - done) ** 3)
@@ -33,9 +33,8 @@ def attention_layers(
     mods = model.modules() if isinstance(model, nn.Module) else model
     layers = [m for m in mods if isinstance(m, MultiPatternAttention)]
     if not layers:
-        raise I3Error(
-            f'{type(model).__name__} holds no MultiPatternAttention layer; sparsity prunes attention heads, use n_attn ≥ 1'
-        )
+        kind = type(model).__name__
+        raise I3Error(f'{kind} holds no MultiPatternAttention layer; sparsity prunes attention heads, use n_attn ≥ 1')
     return layers
 
 
@@ -48,10 +47,11 @@ class ProgressiveSparsity:
         final: float = 0.3,  # share of all heads to remove in the end
         warmup: int = 100,  # dense steps
         ramp: int = 500,  # steps of the cubic ramp
-        ema: float = 0.95,  # memory of the running mean of importance, a step
+        ema: float = 0.95,  # what the running mean of importance keeps in a step
     ):
         self.layers = attention_layers(model)
-        self.final, self.warmup, self.ramp, self.ema, self.steps = final, warmup, ramp, ema, 0
+        self.final, self.warmup, self.ramp, self.ema = final, warmup, ramp, ema
+        self.steps = 0
         self.total = sum(a.n_heads for a in self.layers)
         most = 1 - len(self.layers) / self.total
         if not 0 <= final <= most:
@@ -71,7 +71,10 @@ class ProgressiveSparsity:
         return sum(int((a.head_mask == 0).sum()) for a in self.layers) / self.total
 
     def __repr__(self):
-        return f'step {self.steps}: {self.sparsity:.1%} of {self.total} heads off, aim {self.final:.0%} after step {self.warmup + self.ramp}'
+        end = self.warmup + self.ramp
+        return (
+            f'step {self.steps}: {self.sparsity:.1%} of {self.total} heads off, aim {self.final:.0%} after step {end}'
+        )
 
 # %% ../nbs/12_sparsity.ipynb #c022
 @patch
@@ -82,12 +85,11 @@ def _watch(self: ProgressiveSparsity, layer: int):
         o = args[0]  # (b, t, h·e)
         if not (module.training and o.requires_grad):
             return
-        shape, kept = (self.layers[layer].n_heads, -1), o.detach()
+        shape, kept, total = (self.layers[layer].n_heads, -1), o.detach(), self.fresh[layer]
 
         def add(g):
-            self.fresh[layer] += (
-                (kept.float() * g.float()).unflatten(-1, shape).sum(-1).abs().sum((0, 1)).to(self.fresh[layer].device)
-            )
+            each = (kept.float() * g.float()).unflatten(-1, shape).sum(-1)  # (b, t, h)
+            total.add_(each.abs().sum((0, 1)).to(total.device))
 
         o.register_hook(add)
 
@@ -106,12 +108,16 @@ def step(
             score.mul_(self.ema).add_(fresh / size, alpha=1 - self.ema)
         fresh.zero_()
     self.steps += 1
-    self.prune(round(self.total * sparsity_at(self.steps if at is None else at, self.final, self.warmup, self.ramp)))
+    share = sparsity_at(self.steps if at is None else at, self.final, self.warmup, self.ramp)
+    self.prune(round(self.total * share))
     return self.sparsity
 
 
 @patch
-def prune(self: ProgressiveSparsity, n: int):
+def prune(
+    self: ProgressiveSparsity,
+    n: int,  # heads of all layers
+):
     "Switch off the least important heads until `n` are off; every layer keeps one."
     alive = [
         (float(s), i, h)
@@ -146,7 +152,8 @@ def load_state_dict(self: ProgressiveSparsity, state: dict):
     have, want = [len(m) for m in state['masks']], [a.n_heads for a in self.layers]
     if have != want:
         raise I3Error(
-            f"checkpoint's sparsity has {have} heads a layer, the model has {want}; load it into a model of the same configuration"
+            f"checkpoint's sparsity has {have} heads a layer, the model has {want}; "
+            'load it into a model of the same configuration'
         )
     self.steps = state['step']
     for a, m, s, new in zip(self.layers, state['masks'], self.score, state['scores']):
@@ -154,26 +161,25 @@ def load_state_dict(self: ProgressiveSparsity, state: dict):
         s.copy_(new)
 
 # %% ../nbs/12_sparsity.ipynb #c031
-def _cut(
-    a: MultiPatternAttention,
+def _remove_masked(
+    layer: MultiPatternAttention,
 ) -> int:  # heads left
     "Remove the masked heads of one layer, in place."
-    keep = a.head_mask.nonzero().flatten()
+    keep = layer.head_mask.nonzero().flatten()
     if not len(keep):
-        keep = torch.zeros(1, dtype=torch.long, device=a.head_mask.device)  # its columns become zero
-    h, e, n = a.n_heads, a.head_dim, len(keep)
-    qkv, out = (
-        nn.utils.skip_init(nn.Linear, i, o, device=a.qkv.weight.device, dtype=a.qkv.weight.dtype)
-        for i, o in ((a.qkv.in_features, 3 * n * e), (n * e, a.out.out_features))
-    )
+        keep = torch.zeros(1, dtype=torch.long, device=layer.head_mask.device)  # its columns become zero
+    h, e, n = layer.n_heads, layer.head_dim, len(keep)
+    old_qkv, old_out, like = layer.qkv, layer.out, dict(device=layer.qkv.weight.device, dtype=layer.qkv.weight.dtype)
+    qkv = nn.utils.skip_init(nn.Linear, old_qkv.in_features, 3 * n * e, **like)
+    out = nn.utils.skip_init(nn.Linear, n * e, old_out.out_features, **like)
     with torch.no_grad():
-        qkv.weight.copy_(a.qkv.weight.view(3, h, e, -1)[:, keep].reshape(3 * n * e, -1))
-        qkv.bias.copy_(a.qkv.bias.view(3, h, e)[:, keep].flatten())
-        masked = a.out.weight.view(-1, h, e) * a.head_mask.to(a.out.weight.dtype)[:, None]  # (d, h, e)
+        qkv.weight.copy_(old_qkv.weight.view(3, h, e, -1)[:, keep].reshape(3 * n * e, -1))
+        qkv.bias.copy_(old_qkv.bias.view(3, h, e)[:, keep].flatten())
+        masked = old_out.weight.view(-1, h, e) * layer.head_mask.to(old_out.weight.dtype)[:, None]  # (d, h, e)
         out.weight.copy_(masked[:, keep].flatten(1))
-        out.bias.copy_(a.out.bias)
-    a.qkv, a.out, a.n_heads = qkv, out, n
-    a.head_mask = torch.ones(n, device=a.head_mask.device, dtype=a.head_mask.dtype)
+        out.bias.copy_(old_out.bias)
+    layer.qkv, layer.out, layer.n_heads = qkv, out, n
+    layer.head_mask = torch.ones(n, device=layer.head_mask.device, dtype=layer.head_mask.dtype)
     return n
 
 
@@ -181,7 +187,7 @@ def remove_pruned_heads(
     model,  # model with a `.cfg`, or list of MultiPatternAttention; changed in place
 ) -> tuple:  # heads left in each layer
     "Physically remove heads whose mask is 0; outputs stay the same, the configuration follows."
-    left = tuple(_cut(a) for a in attention_layers(model))
+    left = tuple(_remove_masked(layer) for layer in attention_layers(model))
     mods = model.modules() if isinstance(model, nn.Module) else model
     for m in mods:
         if isinstance(getattr(m, 'cfg', None), I3Config) and m.cfg.n_attn == len(left):
