@@ -9,7 +9,7 @@ __all__ = ['HEAD_SOURCE', 'THREADS', 'ROWS_PER_THREAD', 'serves_head', 'softmax_
 import torch
 from ..base.devices import dtype_of, precision_of
 from ..base.forms import best, form, using
-from .cuda_c import launch, low_define, nvrtc
+from .cuda_c import launch_with, low_define, nvrtc
 from .trials import Job, Part, compare, form_for, milliseconds
 
 # %% ../../nbs/kernels/18_head_gpu.ipynb #c006
@@ -49,13 +49,22 @@ __device__ __forceinline__ void warp_sums(float x, float *sums, const int tid) {
     __syncthreads();
 }
 
+struct RowStats {
+    const low *logits;              /* (rows, vocab) */
+    const float *bias;              /* (vocab) */
+    const long long *targets;       /* (rows) */
+    const float *scale;             /* () factor on the gradients */
+    float *losses;                  /* (rows), written */
+    float *stats;                   /* (rows, 2), written */
+    int vocab;
+};
+
 /* A block for each row: its loss, and stats = { largest logit, factor that makes exponentials gradients }. */
-extern "C" __global__ void row_stats(Args args) {
-    const int vocab = args.i[0], row = blockIdx.x, tid = threadIdx.x;
-    const low *logits = (const low *)args.p[0] + (long long)row*vocab;
-    const float *bias = (const float *)args.p[1], scale = *(const float *)args.p[3];
-    const long long target = ((const long long *)args.p[2])[row];
-    float *losses = (float *)args.p[4], *stats = (float *)args.p[5];
+extern "C" __global__ void row_stats(RowStats q) {
+    const int vocab = q.vocab, row = blockIdx.x, tid = threadIdx.x;
+    const low *logits = q.logits + (long long)row*vocab;
+    const float *bias = q.bias, scale = *q.scale;
+    const long long target = q.targets[row];
     __shared__ float tops[WARPS], sums[WARPS];
 
     const Peak mine = thread_peak(logits, bias, vocab, tid);
@@ -64,33 +73,40 @@ extern "C" __global__ void row_stats(Args args) {
     if (tid == 0) {
         float sum = 0.f;
         for (int warp = 0; warp < WARPS; warp++) sum += sums[warp];
-        losses[row] = target < 0 ? 0.f : logf(sum) + top - (up(logits[target]) + bias[target]);
-        stats[2*row] = top;
-        stats[2*row + 1] = target < 0 ? 0.f : scale/sum;
+        q.losses[row] = target < 0 ? 0.f : logf(sum) + top - (up(logits[target]) + bias[target]);
+        q.stats[2*row] = top;
+        q.stats[2*row + 1] = target < 0 ? 0.f : scale/sum;
     }
 }
 
-/* A thread for each column of ROWS rows: gradients in the place of the logits, and their sum in dbias. */
-extern "C" __global__ void gradient(Args args) {
-    const int vocab = args.i[0], rows = args.i[1], column = blockIdx.x*THREADS + threadIdx.x, first = blockIdx.y*ROWS;
-    low *logits = (low *)args.p[0];
-    const float *bias = (const float *)args.p[1], scale = *(const float *)args.p[3];
-    const long long *targets = (const long long *)args.p[2];
-    const float *stats = (const float *)args.p[5];
-    float *dbias = (float *)args.p[6], total = 0.f;
+struct Gradient {
+    low *logits;                    /* (rows, vocab), changed */
+    const float *bias;              /* (vocab) */
+    const long long *targets;       /* (rows) */
+    const float *scale;             /* () */
+    const float *stats;             /* (rows, 2) */
+    float *dbias;                   /* (blocks of rows, vocab), written */
+    int vocab, rows;
+};
 
+/* A thread for each column of ROWS rows: gradients in the place of the logits, and their sum in dbias. */
+extern "C" __global__ void gradient(Gradient q) {
+    const int vocab = q.vocab, rows = q.rows;
+    const int column = blockIdx.x*THREADS + threadIdx.x, first = blockIdx.y*ROWS;
+    const float scale = *q.scale;
+    float total = 0.f;
     if (column >= vocab) return;
-    const float offset = bias[column];
+    const float offset = q.bias[column];
     for (int row = first; row < first + ROWS && row < rows; row++) {
-        low *logit = logits + (long long)row*vocab + column;
-        const float top = stats[2*row], factor = stats[2*row + 1];
+        low *logit = q.logits + (long long)row*vocab + column;
+        const float top = q.stats[2*row], factor = q.stats[2*row + 1];
         float g = 0.f;
         if (factor != 0.f)
-            g = exp2f((up(*logit) + offset - top)*LOG2E)*factor - (targets[row] == column ? scale : 0.f);
+            g = exp2f((up(*logit) + offset - top)*LOG2E)*factor - (q.targets[row] == column ? scale : 0.f);
         *logit = down(g);
         total += g;
     }
-    dbias[(long long)blockIdx.y*vocab + column] = total;
+    q.dbias[(long long)blockIdx.y*vocab + column] = total;
 }
 """
 
@@ -122,11 +138,28 @@ def softmax_gradient_gpu(
     scale = scale.float() if isinstance(scale, torch.Tensor) else bias.new_full((), scale)
     losses, stats = bias.new_empty(rows), bias.new_empty(rows, 2)
     parts = bias.new_empty(-(-rows // ROWS_PER_THREAD), v)
-    inputs, sizes = [logits, bias, targets.contiguous(), scale], (v, rows)
-    launch(source, defines, 'row_stats', (rows, 1), THREADS, inputs, *sizes, outs=[losses, stats])
+    inputs = dict(logits=logits, bias=bias, targets=targets.contiguous(), scale=scale)
+    launch_with(
+        source,
+        defines,
+        'row_stats',
+        grid=(rows, 1),
+        reads=inputs,
+        writes=dict(losses=losses, stats=stats),
+        numbers=dict(vocab=v),
+        threads=THREADS,
+    )
     if dbias is not None:
-        grid = -(-v // THREADS), len(parts)
-        launch(source, defines, 'gradient', grid, THREADS, [*inputs, losses, stats], *sizes, outs=[parts])
+        launch_with(
+            source,
+            defines,
+            'gradient',
+            grid=(-(-v // THREADS), len(parts)),
+            reads=dict(inputs, stats=stats),
+            writes=dict(dbias=parts),
+            numbers=dict(vocab=v, rows=rows),
+            threads=THREADS,
+        )
         dbias += parts.sum(0)
     return losses.sum()
 
