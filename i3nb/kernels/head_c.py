@@ -101,7 +101,7 @@ def serves_head(
     return fits and head_library(low) is not None
 
 
-@form('head', 'c', serves=serves_head)
+@form('head', 'compiled', serves=serves_head)
 def softmax_gradient_c(
     logits: torch.Tensor,  # (rows, v) without bias; used up: where `dbias` is given, their gradients take their place
     bias: torch.Tensor,  # (v,) fp32

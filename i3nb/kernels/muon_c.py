@@ -104,7 +104,7 @@ def serves_muon(
     return fits and all(t.is_contiguous() for t in (w, grad, momentum)) and muon_library(momentum.dtype) is not None
 
 
-@form('muon', 'c', serves=serves_muon)
+@form('muon', 'compiled', serves=serves_muon)
 def muon_update_c(
     w,  # (r, c) weights in fp32, changed
     grad,  # (r, c) fp32
