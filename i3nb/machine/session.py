@@ -13,9 +13,8 @@ from fastcore.basics import patch
 from ..base.commands import I3Error
 from ..core import I3Config
 from ..dashboard import watch
-from .checks import Check, Report, can_connect, check_data, check_install_disk, check_internet
-from .checks import check_machine, check_time, choose_data
-from .facts import find_facts
+from .checks import Check, Report, check_install_disk, check_machine, check_surroundings, choose_data
+from .facts import can_connect, find_facts
 from .install import install_torch
 from .launch import Run, attach, explain_failure, launch, train_command, train_env
 from .places import MARGIN_HOURS, find_places, time_left, training_minutes
@@ -109,9 +108,8 @@ class Session:
         required = self.places.on_kaggle and bool(self.plan.cards)  # a GPU's hours are too dear for made-up stories
         self.data = choose_data(self.knobs['data'], self.knobs['tinychat'], required)
         online = (self.knobs['data'] == 'auto' and self.data.problem is None) or can_connect()
-        self.report = Report(check_machine(self.facts, self.plan))
-        self.report.append(check_internet(online, self.plan, self.places))
-        self.report += [check_data(self.data, self.places), *check_time(self.hours_left)]
+        around = check_surroundings(online, self.data, self.hours_left, plan=self.plan, places=self.places)
+        self.report = Report([*check_machine(self.facts, self.plan), *around])
         if self.plan.install and not (self.places.scratch / f'torch-{self.plan.install}').exists():
             self.report.append(check_install_disk(find_facts(self.places.scratch).disk_free_gb))
         if earlier := self.describe_earlier_run():
@@ -244,9 +242,7 @@ def start(
     env, args, left = self.process_env(overlay) | self.plan.way().env(), self.train_args(), self.hours_left
     end = float(args[args.index('--minutes') + 1])
     seconds = left and 3600 * (left - MARGIN_HOURS * 0.7)  # the keeper's deadline comes after the trainer's own end
-    launch(
-        self.folder, train_command(args, self.places.scratch), env, seconds, hours=self.knobs['hours'], end=end
-    )
+    launch(self.folder, train_command(args, self.places.scratch), env, seconds, hours=self.knobs['hours'], end=end)
     log(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
     return self.folder
 
