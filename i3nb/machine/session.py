@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 from fastcore.basics import patch
 from ..base.commands import I3Error
+from ..base.files import read_json
 from ..core import I3Config
 from ..dashboard import watch
 from .checks import Check, Report, check_install_disk, check_machine, check_surroundings, choose_data
