@@ -24,7 +24,7 @@ def i3nb_doctor(
 ):
     "Look at this machine: what it has, what it lacks, and how i3nb would train on it."
     session = Session(preset=preset, data=data, batch_size=batch_size)
-    report = session.look()
+    report = session.check()
     if probe:
         report.extend(session.try_machine(session.process_env(), lambda line: print(line, file=sys.stderr)))
     found = {**report.as_dict(), 'facts': asdict(session.facts), 'plan': asdict(session.plan)}

@@ -214,7 +214,7 @@ def read_stories(
     return '\n'.join(stories[-n:] if n else stories)
 
 
-def _take_model_of_checkpoint(folder: Path):
+def _copy_model_of_checkpoint(folder: Path):
     "Give a run that was stopped the model of its last checkpoint, if its tokenizer is there."
     if (folder / 'model.safetensors').exists() or not (folder / 'chunk_tokenizer.json').exists():
         return
@@ -231,7 +231,7 @@ def write_results(
 ) -> dict:  # file -> bytes, for those of `RESULT_FILES` that are there
     "Write curves, stories and the model card."
     folder = Path(folder)
-    _take_model_of_checkpoint(folder)
+    _copy_model_of_checkpoint(folder)
     for kind in ('png', 'svg'):
         plot_run(folder, folder / f'plot.{kind}')
     write_atomic(folder / 'stories.txt', read_stories(folder) or 'no story was written\n')

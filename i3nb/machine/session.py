@@ -104,7 +104,7 @@ class Session:
             return f'{many}: the newest good one of {self.plan.preset} is taken up'
         return ''
 
-    def look(self) -> Report:
+    def check(self) -> Report:
         "Look at everything, and try nothing."
         required = self.places.on_kaggle and bool(self.plan.cards)  # a GPU's hours are too dear for made-up stories
         self.data = choose_data(self.knobs['data'], self.knobs['tinychat'], required)
@@ -137,7 +137,7 @@ def try_machine(self: Session, env: dict, log=print) -> list:
 @patch
 def preflight(self: Session) -> Report:
     "Look at everything, and let a GPU show that it works; the table for the notebook."
-    self.look()
+    self.check()
     if self.plan.install:
         later = f'rehearsed by session.start(), once torch {self.plan.install} is there'
         self.report.append(Check(what='three steps', found=later))
@@ -208,7 +208,7 @@ def refuse_if_stopped(self: Session):
 
 
 @patch
-def take_up_earlier_run(self: Session, log=print):
+def copy_earlier_run(self: Session, log=print):
     "Copy the newest good checkpoint below the input folder into the run folder, if there is one."
     if found := find_checkpoint(self.places.input, self.cfg, log):
         step = copy_checkpoint(found, self.folder)
@@ -237,7 +237,7 @@ def start(
         log(reason)
         return self.folder
     self.refuse_if_stopped()
-    self.take_up_earlier_run(log)
+    self.copy_earlier_run(log)
     overlay = install_torch(self.plan.install, self.places.scratch) if self.plan.install else None
     self.prove_cards(overlay, log)
     env, args, left = self.process_env(overlay) | self.plan.way().env(), self.train_args(), self.hours_left
