@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import Function
 from .base.devices import compute_dtype
-from .core import I3Config
+from .core import I3Config, Kind
 from .kernels.native import call, compile_c
 from .kernels.trials import Job, Part, compare, form_for, milliseconds
 from .scan import selective_scan
@@ -398,6 +398,23 @@ class HybridState(NamedTuple):
 
 class GRUMambaHybrid(nn.Module):
     "GRU gating feeding Mamba dynamics (i3-300M paper, section 2.1; i3-RedHerring, section 2.1)."
+
+    KINDS = {
+        # three square matrices each, so `in_first` decides nothing but their place among the optimizer's groups
+        'weight_x': Kind('GRU gates', 'hidden', large=True, in_first=True),
+        'weight_h': Kind('GRU gates', 'hidden', large=True, in_first=True),
+        'bias': Kind('GRU gates', 'vector'),
+        'in_proj.weight': Kind('in-projections', 'hidden', large=True),
+        'in_proj.bias': Kind('in-projections', 'vector'),
+        'conv_weight': Kind('convolutions', 'vector'),
+        'conv_bias': Kind('convolutions', 'vector'),
+        'select.weight': Kind('selection projections', 'hidden', large=True),
+        'dt_proj.weight': Kind('step projections', 'matrix'),
+        'dt_proj.bias': Kind('step projections', 'vector'),
+        'A_log': Kind('A_log and D', 'vector'),
+        'D': Kind('A_log and D', 'vector'),
+        'out_proj.weight': Kind('out-projections', 'hidden', large=True),
+    }
 
     def __init__(self, cfg: I3Config):
         super().__init__()
