@@ -245,15 +245,6 @@ def router_loss(
     return cfg.balance_coef * balance + cfg.z_coef * z
 
 # %% ../nbs/06_moe.ipynb #c027
-def router_loss(
-    cfg: I3Config,  # `balance_coef` and `z_coef` are read
-    balance,  # scalar, see `balance_loss`
-    z,  # scalar, see `z_loss`
-):  # scalar
-    "What the experts' routers add to the loss."
-    return cfg.balance_coef * balance + cfg.z_coef * z
-
-
 class MoEAux(NamedTuple):
     "What the router did, for losses, plots and tests."
 
