@@ -36,7 +36,8 @@ from .base.devices import arch_serves, cpu_bf16_speedup
 from .base.files import write_atomic
 from .core import PRESETS, I3Config, param_count
 from .dashboard import watch as _dashboard
-from .data import HUB, hub_offline, hub_problem, open_sources
+from .data.hub import HUB, hub_offline, hub_problem
+from .data.sources import open_sources
 from .kernels.trials import source_digest
 from .telemetry import GB, _ask, _time, _total_ram, find_card, load_nvml, plot_run, read_metrics, to_columns
 from .train.rehearsal import Way, find_way, try_forms

@@ -33,7 +33,9 @@ from ..base.commands import I3Error, call_parse, user_errors
 from ..base.devices import pick_device, pick_precision, seed_all
 from ..base.files import write_atomic
 from ..core import PRESETS, I3Config
-from ..data import Batches, eval_batches, prepare, sample_data, target_bytes
+from ..data.batches import Batches, eval_batches, target_bytes
+from ..data.preparation import prepare
+from ..data.sources import sample_data
 from ..kernels.graphs import GraphedStep
 from ..kernels.native import keep_memory
 from ..model import I3Model, flops_per_token

@@ -2,7 +2,7 @@
 
 The control is the fast form from weights that differ in their last bit: training multiplies such differences, by choices of experts that tip over above all.
 
-    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sample_data`
+    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sources.sample_data`
 """
 
 import json
@@ -18,7 +18,9 @@ from i3nb import moe, recurrence
 from i3nb.base.devices import seed_all
 from i3nb.bench.bench import paper_way
 from i3nb.core import I3Config
-from i3nb.data import Batches, prepare, sample_data
+from i3nb.data.batches import Batches
+from i3nb.data.preparation import prepare
+from i3nb.data.sources import sample_data
 from i3nb.model import I3Model
 from i3nb.optim import build_optimizer, clip_gradients, lr_scale
 from i3nb.trainer import autocast
