@@ -58,7 +58,7 @@ static inline Character read_character(const uint8_t *here, const uint32_t *char
 
 /* Whether an apostrophe that stands inside a word begins at `next`: a word character must follow it. */
 static inline int is_inside(Character next, const uint8_t *after, const uint8_t *end, const uint32_t *characters) {
-    if (next.point != '\\'' && next.point != 0x2019)
+    if (next.point != '\'' && next.point != 0x2019)
         return 0;
     return after < end && read_character(after, characters).kind == WORD;
 }

@@ -134,7 +134,7 @@ static inline const uint8_t *count_document(
     return here;
 }
 
-/* Counts all documents from byte `from` on; returns where it stopped, which is the end if the table had room for all. */
+/* Counts all documents from byte `from` on; returns where it stopped: the end, if the table had room for all. */
 int64_t count(const Text *text, int64_t from, Table *counts) {
     Text input = *text;
     Table table = *counts;
