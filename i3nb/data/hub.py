@@ -103,7 +103,7 @@ def hub_problem(
 
 # %% ../../nbs/data/02_hub.ipynb #c025
 def _hub_library():
-    "The `datasets` module, told to give up early and, at this moment, whether it may use the network."
+    "The `datasets` module, set to give up early, and to use the network or not as the user wants it now."
     import datasets
     import huggingface_hub.constants as constants
 
