@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
-[ $# -gt 0 ] || set -- nbs/00_core nbs/02_data nbs/12_dashboard
+[ $# -gt 0 ] || set -- nbs/base/01_commands nbs/data nbs/12_dashboard
 
 # Of `fastcore>=1.8.0,<3` the oldest is `fastcore==1.8.0`.
 wanted() {
