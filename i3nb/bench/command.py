@@ -18,7 +18,7 @@ from .rows import make_row, print_rows, run_rows
 from ..core import PRESETS, I3Config
 from ..data.preparation import prepare
 from ..data.sources import sample_data
-from ..optim import RECIPES
+from ..recipes import RECIPES
 
 # %% ../../nbs/bench/08_command.ipynb #h13746
 def _check(preset, recipe, peers, device, precision, **positive):
