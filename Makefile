@@ -14,7 +14,7 @@ bin := $(VENV)/bin
 env := @sh .ci/env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test versions export clean-nbs readme docs kaggle kernel-test lab
+.PHONY: help env train test versions export format clean-nbs readme docs kaggle kernel-test lab
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -27,7 +27,7 @@ train: ## train a small model for three minutes, plot its loss, let it write a s
 	$(env) dev
 	$(bin)/i3nb_train --preset $(PRESET) --data $(DATA) --minutes $(MINUTES) --out $(OUT) $(ARGS)
 
-test: ## check that export, clean and README are in step, then run every notebook (NB=05 for one)
+test: ## check style, imports, and that export, clean and README are in step; then run every notebook (NB=05 for one)
 	$(env) dev
 	@$(bin)/python .ci/test.py $(NB) --flags "$(FLAGS)"
 
@@ -38,6 +38,12 @@ versions: ## run some notebooks with the oldest and the newest libraries that se
 export: ## write i3nb/*.py from the notebooks
 	$(env) dev
 	@PATH="$(abspath $(bin)):$$PATH" nbdev_export
+
+format: ## bring notebooks and scripts into the project's one style; what it cannot mend it names
+	$(env) dev
+	@$(bin)/ruff check --quiet --select I,E401 --fix nbs .ci kaggle setup.py
+	@$(bin)/ruff format nbs .ci kaggle setup.py
+	@$(bin)/ruff check nbs .ci kaggle setup.py
 
 clean-nbs: ## strip from the notebooks what changes at every run; outputs stay
 	$(env) dev
@@ -53,7 +59,7 @@ docs: ## make the site from the notebooks, in _docs/
 
 # USER is also a shell variable: only `make kaggle USER=name` counts
 kaggle: ## build the Kaggle notebook with the library inside, in build/kaggle/ (USER=your-kaggle-name for the CLI)
-	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/kaggle.py $(if $(filter command line,$(origin USER)),--user $(USER))
+	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/pack_kaggle.py $(if $(filter command line,$(origin USER)),--user $(USER))
 
 kernel-test: ## run that notebook headless, twice, as Kaggle would
 	$(env) dev

@@ -1,4 +1,4 @@
-"""Make README.md and the site from the notebooks, with nbdev's notebook processors, nbconvert and (for the site) mkdocs.
+"""Make README.md and the site from the notebooks, with nbdev's notebook processors, nbconvert and mkdocs (the site).
 
 Usage: python .ci/docs.py readme [--check]     README.md from nbs/index.ipynb; --check only compares
        python .ci/docs.py site                 a page for each notebook, into _docs/"""
@@ -61,7 +61,7 @@ def title_cell(frontmatter):
 
 
 def markdown_cells(path, edit=lambda source: source, above=lambda cell: None):
-    "The cells of the notebook at `path`, as nbconvert wants them: prose through `edit`, each code cell below `above(cell)`"
+    "The cells of the notebook at `path` for nbconvert: prose through `edit`, each code cell below `above(cell)`"
     nb = processed(path)
     for cell in nb.cells:
         source = cell.get('source') or ''
@@ -230,7 +230,7 @@ def page_of(path):
 
 
 def site_link(target, path):
-    "A link that holds in the notebook at `path`, as it must be on the site; a picture goes along, other files stay in the repository"
+    "A link of the notebook at `path` as it must be on the site; pictures go along, other files stay in the repository"
     home = f'{CFG.doc_host}{CFG.doc_baseurl}/'
     here = page_of(path).parent
     name, _, anchor = target.partition('#')
@@ -273,9 +273,25 @@ math[display=block] { margin: 1em 0; overflow-x: auto; }
 """
 
 
+SECTIONS = {  # a folder of notebooks: its heading on the site, in this order
+    'data': 'Data',
+    'train': 'Training',
+    'kernels': 'Kernels',
+    'monitor': 'Monitoring',
+    'machine': 'Machines and Kaggle',
+    'bench': 'Benchmarks',
+    'base': 'Foundations',
+    'testing': 'Tests',
+    'experiments': 'Experiments',
+}
+
+
 def site_config(pages):
     "mkdocs' configuration; JSON is YAML"
-    chapters, experiments = ([{t: p} for t, p in pages if ('/' in p) == deep] for deep in (False, True))
+    folders = {}
+    for title, page in pages:
+        folders.setdefault(Path(page).parent.as_posix(), []).append({title: page})
+    nav = folders.pop('.') + [{SECTIONS.get(name, name.capitalize()): inside} for name, inside in folders.items()]
     return json.dumps(
         dict(
             site_name=CFG.title,
@@ -296,17 +312,24 @@ def site_config(pages):
                 'pymdownx.highlight',
                 dict(toc=dict(permalink=True)),
             ],
-            nav=chapters + ([dict(Experiments=experiments)] if experiments else []),
+            nav=nav,
         ),
         indent=1,
     )
+
+
+def reading_order(path):
+    "The README first, then the chapters, then the folders in the order of `SECTIONS`"
+    folder = path.relative_to(NBS).parent.as_posix()
+    place = list(SECTIONS).index(folder) if folder in SECTIONS else len(SECTIONS)
+    return folder != '.', place, path != INDEX, str(path)
 
 
 def site():
     "Write a page for each notebook and let mkdocs make the site"
     shutil.rmtree(WORK, ignore_errors=True)
     formulas, lookup = Formulas(), NbdevLookup()
-    paths = sorted(nbglob(NBS, as_path=True), key=lambda p: (len(p.parts), p != INDEX, str(p)))
+    paths = sorted(nbglob(NBS, as_path=True), key=reading_order)
     pages = [write_page(path, formulas, lookup) for path in paths]
     (WORK / 'docs' / 'style.css').write_text(STYLE, encoding='utf-8')
     (WORK / 'mkdocs.yml').write_text(site_config(pages), encoding='utf-8')

@@ -64,7 +64,7 @@ def check_export():
                 continue
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
-        code = 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()'
+        code = 'import nbdev.clean, nbdev.doclinks; nbdev.doclinks.nbdev_export(); nbdev.clean.nbdev_clean()'
         env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
         run = subprocess.run([sys.executable, '-c', code], cwd=copy, env=env, capture_output=True, text=True)
         if run.returncode:
@@ -101,14 +101,37 @@ def check_settings():
     ]
 
 
-CHECKS = [check_export, check_readme, check_settings]
+def complaints_of(*command) -> list:
+    "What a checking tool has to say, or nothing where it is content"
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    return (run.stdout + run.stderr).strip().splitlines()[-40:] if run.returncode else []
+
+
+def check_style():
+    "ruff is content with notebooks and scripts (`make format` mends most of it)"
+    targets = [CFG['nbs_path'], '.ci', 'kaggle', 'setup.py']
+    layout = complaints_of('-m', 'ruff', 'format', '--check', '--quiet', *targets)
+    return layout + complaints_of('-m', 'ruff', 'check', '--quiet', '--output-format', 'concise', *targets)
+
+
+def check_imports():
+    "Dependencies point one way: see [tool.importlinter] in pyproject.toml"
+    return complaints_of('-c', 'import importlinter.cli; importlinter.cli.lint_imports_command([])')
+
+
+def check_house():
+    "The rules of .ci/house.py: private names, hidden imports, long calls, functions and modules, links"
+    return complaints_of('.ci/house.py')
+
+
+CHECKS = [check_export, check_readme, check_settings, check_style, check_imports, check_house]
 
 
 # --- one notebook, in a process of its own ---
 
 
 def run_notebook(path, flags, report):
-    "Run `path` as nbdev_test does, but without nbdev, which knows few versions of its companions; write to `report` what happened"
+    "Run `path` as nbdev_test does, without nbdev, which knows few versions of its companions; `report` tells the end"
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
@@ -142,15 +165,15 @@ def run_notebook(path, flags, report):
 
 def directives(cell):
     "What the lines `#| word: value` at the head of `cell` say"
-    head = itertools.takewhile(lambda l: l.startswith('#|'), ''.join(cell['source']).strip().splitlines())
-    pairs = (l[2:].strip().partition(':') for l in head)
+    head = itertools.takewhile(lambda line: line.startswith('#|'), ''.join(cell['source']).strip().splitlines())
+    pairs = (line[2:].strip().partition(':') for line in head)
     return {(word.split() or [''])[0]: value.strip().lower() for word, _, value in pairs}
 
 
 def has_code(cell):
     "Whether `cell` has something to run besides directives"
     return cell['cell_type'] == 'code' and any(
-        l.strip() and not l.startswith('#|') for l in ''.join(cell['source']).splitlines()
+        line.strip() and not line.startswith('#|') for line in ''.join(cell['source']).splitlines()
     )
 
 
@@ -278,7 +301,7 @@ def run_checks(board):
 
 
 def run_notebooks(paths, args, board):
-    waiting, running, started, total = deque(paths), [], time.time(), len(paths)
+    waiting, running, total = deque(paths), [], len(paths)
     with tempfile.TemporaryDirectory() as folder:
         try:
             while waiting or running:
@@ -308,7 +331,7 @@ def make_folder(folder, number):
 
 
 def find_notebooks(patterns):
-    "The notebooks nbdev would test, in reading order, experiments last; with `patterns`, those whose path has one of them"
+    "The notebooks nbdev would test, chapters first; with `patterns`, those whose path has one of them"
     names = [n for n in made_files(ROOT) if n.suffix == '.ipynb' and not any(p[0] in '._' for p in n.parts)]
     names = [n for n in names if not patterns or any(p in str(n) for p in patterns)]
     return [ROOT / n for n in sorted(names, key=lambda n: (len(n.parts), str(n)))]

@@ -1,0 +1,113 @@
+"""The house rules that no ready-made tool checks, for the exported modules.
+
+Usage: python .ci/house.py
+Each complaint names a file, a line and the remedy. `make test` runs this beside ruff (style) and import-linter (who
+imports whom)."""
+
+import ast
+import configparser
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+INI = configparser.ConfigParser(delimiters=['='])
+INI.read(ROOT / 'settings.ini', encoding='utf-8')
+LIB = ROOT / INI['DEFAULT']['lib_path']
+NBS = ROOT / INI['DEFAULT']['nbs_path']
+
+MOST_LINES = 450  # of a module, with its docstrings, comments and blank lines
+MOST_STATEMENTS = 25  # of a function, those of inner functions included
+MOST_POSITIONAL = 6  # arguments of a call
+
+
+def is_own(node) -> bool:
+    "Whether an import statement names a module of this library."
+    return isinstance(node, ast.ImportFrom) and (node.level > 0 or (node.module or '').split('.')[0] == LIB.name)
+
+
+def functions(tree):
+    "All functions and methods below `tree`."
+    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def private_imports(tree):
+    "A name that begins with an underscore belongs to its module."
+    for node in filter(is_own, ast.walk(tree)):
+        for alias in node.names:
+            if alias.name.startswith('_'):
+                yield node.lineno, f'imports the private name {alias.name}: make it public, or move it here'
+
+
+def hidden_imports(tree):
+    "Our own modules are imported at the top, where the direction of dependencies can be seen."
+    for function in functions(tree):
+        for node in filter(is_own, ast.walk(function)):
+            yield node.lineno, f'imports our own module {node.module} inside {function.name}(): import it at the top'
+
+
+def long_calls(tree):
+    "Nobody can check the order of many arguments without names."
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        given = sum(not isinstance(a, ast.Starred) for a in node.args)
+        if given > MOST_POSITIONAL:
+            yield node.lineno, f'passes {given} positional arguments: at most {MOST_POSITIONAL}, name the others'
+
+
+def long_functions(tree):
+    "A function is one thought."
+    for function in functions(tree):
+        count = sum(isinstance(n, ast.stmt) for n in ast.walk(function)) - 1
+        if count > MOST_STATEMENTS:
+            yield (
+                function.lineno,
+                f'{function.name}() has {count} statements: at most {MOST_STATEMENTS}, split it by meaning',
+            )
+
+
+RULES = (private_imports, hidden_imports, long_calls, long_functions)
+
+
+def check_modules() -> list:
+    "Complaints about the exported modules."
+    found = []
+    for path in sorted(LIB.rglob('*.py')):
+        if path.name == '_modidx.py':
+            continue
+        source, name = path.read_text(encoding='utf-8'), path.relative_to(ROOT)
+        lines = source.count('\n')
+        if lines > MOST_LINES:
+            found.append(f'{name} has {lines} lines: at most {MOST_LINES}, give a subject a module of its own')
+        tree = ast.parse(source)
+        found += [f'{name}:{line} {words}' for rule in RULES for line, words in rule(tree)]
+    return found
+
+
+LINK = re.compile(r'\]\(([^)#\s]+)|(?:href|src)=\\?"([^"#\\]+)')
+
+
+def check_links() -> list:
+    "Relative links of all notebooks lead somewhere."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        for match in LINK.finditer(path.read_text(encoding='utf-8')):
+            target = match[1] or match[2]
+            if (
+                re.search(r'\.(ipynb|py|png|svg|json|md)$', target)
+                and ':' not in target
+                and not (path.parent / target).exists()
+            ):
+                found.append(f'{path.relative_to(ROOT)}: the link to {target} leads nowhere')
+    return found
+
+
+def main() -> int:
+    complaints = check_modules() + check_links()
+    print('\n'.join(complaints) or 'house rules: kept')
+    return int(bool(complaints))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
