@@ -144,8 +144,8 @@ class _CompiledConv(Function):
 
     @staticmethod
     def backward(ctx, du):
-        s, past, w, bias = ctx.saved_tensors
-        filters, sizes = dict(zip(_FILTER, ctx.saved_tensors)), dict(zip(('batch', 'tokens', 'channels'), s.shape))
+        s, past, w, bias = saved = ctx.saved_tensors  # once: recomputation hands each out only once
+        filters, sizes = dict(zip(_FILTER, saved)), dict(zip(('batch', 'tokens', 'channels'), s.shape))
         made = dict(ds=torch.empty_like(s), dpast=torch.empty_like(past))
         made |= dict(dw=torch.zeros_like(w), dbias=torch.zeros_like(bias), ring=torch.zeros_like(w))
         call_with(conv_library(s.dtype, len(w)).conv_silu_backward, **filters, **sizes, du=du.contiguous(), **made)

@@ -12,20 +12,24 @@ import time
 from pathlib import Path
 import torch
 from tqdm import tqdm
-from i3nb import attention, moe, recurrence
+from i3nb import attention, moe
 from i3nb import model as model_module
 from i3nb.base.devices import seed_all
+from i3nb.base.forms import using
 from i3nb.bench.ceiling import device_name
 from i3nb.bench.contenders import make_contender, one_step
 from i3nb.kernels.native import keep_memory
 
+FORMS = {'all in C': {}, 'GRU': dict(gru='library'), 'convolution and silu': dict(conv='plain')}
+
 
 def without(part: str):
     "Replace one part by its PyTorch form; returns how to undo it."
+    if part in FORMS:
+        forms = using(**FORMS[part])
+        forms.__enter__()
+        return forms.__exit__
     owner, name, form = {
-        'all in C': (recurrence, 'math', recurrence.math),
-        'GRU': (recurrence, '_gru_lib', lambda low: None),
-        'convolution and silu': (recurrence, '_conv_lib', lambda s, k: None),
         'attention': (attention, '_band_lib', lambda q, cfg: None),
         "experts' small operations": (moe, '_ops', lambda x, dtype: moe._TorchOps),
         "head's softmax": (model_module, '_softmax_form', lambda low, wide: model_module._softmax_gradient),

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 from i3nb import model as model_module
-from i3nb import moe, recurrence
+from i3nb import moe
 from i3nb.base.devices import seed_all
+from i3nb.base.forms import using
 from i3nb.bench.contenders import paper_way
 from i3nb.core import I3Config
 from i3nb.data import Batches, prepare, sample_data
@@ -27,9 +28,7 @@ from i3nb.trainer import autocast
 def reference(model):
     "Every part by its specification: loops through time, three masked softmaxes, PyTorch between the experts' products, all logits."
     paper_way().__enter__()
-    recurrence.conv_silu = lambda s, past, w, bias: (lambda out, past: (F.silu(out), past))(
-        *recurrence.causal_conv(s, past, w, bias)
-    )
+    using(conv='plain').__enter__()
     model_module.linear_cross_entropy = lambda x, W, bias, y: F.cross_entropy(
         F.linear(x, W, bias).float(), y, ignore_index=-100
     )
