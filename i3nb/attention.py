@@ -108,7 +108,7 @@ def check_patterns(cfg: I3Config):
             raise I3Error(f'attention pattern {name!r} hides a query from itself; its mask must be True where gap is 0')
         if not seen[i].equal(later[i]):
             period = attn_period(cfg)
-            raise I3Error(f'attention pattern {name!r} does not repeat after {period} tokens; set its period')
+            raise I3Error(f'attention pattern {name!r} does not repeat with the period {period}; set its own')
 
 # %% ../nbs/05_attention.ipynb #c018
 @form('attention', 'dense', serves=by_name_only)

@@ -75,8 +75,8 @@ class _Bands(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        q, *_ = ctx.saved_tensors
-        cut = _Cut(*ctx.saved_tensors, ctx.cfg)
+        q, k, v, route = ctx.saved_tensors
+        cut = _Cut(q, k, v, route, ctx.cfg)
         b, _, t, e = q.shape
         grads = to_blocks(grad, cut.block)
         dq, dk, dv, dw = (torch.empty_like(x) for x in (cut.q, cut.k, cut.v, cut.route))

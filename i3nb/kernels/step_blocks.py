@@ -135,7 +135,7 @@ static void route_patterns(const Model *m, const Layer *w, const Work *work, flo
 /* Adds a pattern's softmax, times its route, to the weights of the gaps that it sees; room: (count). */
 static void add_pattern(float *weight, const float *score, const int *gap, long count, float route, float *room) {
     float top = -INFINITY;
-    volatile float sum = 0;                                           /* in order, whatever the compiler would like */
+    volatile float sum = 0;                                           /* added in order on every processor */
     for (long i = 0; i < count; i++) {
         room[i] = score[gap[i]];
         top = room[i] > top ? room[i] : top;

@@ -20,7 +20,7 @@ def structure(
 ) -> tuple:  # the declaration in C; a class of `ctypes`
     "A structure for both languages."
     numbers = {'long': ctypes.c_long, 'float': ctypes.c_float}
-    lines = ''.join(f'    {kind} {field};\n' for field, kind in fields.items())
+    lines = ''.join(f'    {kind} {field};\n'.replace('* ', '*') for field, kind in fields.items())
     kinds = [(field, ctypes.c_void_p if kind.endswith('*') else numbers[kind]) for field, kind in fields.items()]
     return f'typedef struct {{\n{lines}}} {name};\n', type(name, (ctypes.Structure,), {'_fields_': kinds})
 
@@ -75,14 +75,14 @@ ATTENTION_WEIGHTS = {
     'router_bias': 'mixer.router.bias',
     'head_mask': 'mixer.head_mask',
 }
-MEMORY = {  # field: type; shapes are those of `memory_of` in the next notebook
-    'decay': 'const float *',  # -exp(A_log), for powers of 2
-    'hidden': 'float *',
-    'conv_past': 'float *',
-    'scan_state': 'float *',
-    'keys': 'float *',
-    'values': 'float *',
-    'router_total': 'float *',
+MEMORY = {  # field of the structure: type
+    'decay': 'const float *',  # (channels, states) -exp(A_log), for powers of 2
+    'hidden': 'float *',  # (width) state of the GRU
+    'conv_past': 'float *',  # (taps - 1, channels) inputs of the convolution, oldest first
+    'scan_state': 'float *',  # (channels, states)
+    'keys': 'float *',  # (heads, reach, head_width) a ring: position p is in place p mod reach
+    'values': 'float *',  # the same
+    'router_total': 'float *',  # (PATTERNS) sum of the router's logits
 }
 
 
@@ -120,7 +120,7 @@ _MODEL_C, Model = structure(
         'hard': 'long',  # 1: one pattern only
         'reach': 'long',  # places in the rings of keys and values
         'period': 'long',  # of the patterns
-        'most_gaps': 'long',
+        'most_gaps': 'long',  # places for a list of gaps
         'gap_counts': 'const int *',  # (PATTERNS, period) keys that a query sees, by its place in the period
         'gaps': 'const int *',  # (PATTERNS, period, most_gaps) how far back they lie, the nearest first
         'norm_weight': 'const float *',
