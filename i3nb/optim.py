@@ -395,9 +395,14 @@ class LeanAdamW(PlainOptimizer):
         for i in range(0, len(p), size):
             self.update_rows(p, slice(i, i + size), p.grad[i : i + size])
 
+    def begin_rows(self, p):
+        "Count a step of `p` that `update_rows` takes piece by piece."
+        self.make_states()
+        self.state[p]['step'] += 1
+
     @torch.no_grad()
     def update_rows(self, p, rows: slice, grad):
-        "The step of some rows, whose gradient is `grad`; `step` in the state was counted before."
+        "The step of some rows, whose gradient is `grad`; `begin_rows` has counted it."
         state, group = self.state[p], next(g for g in self.param_groups if any(q is p for q in g['params']))
         _adam_rows(p[rows], grad, state['exp_avg'][rows], state['exp_avg_sq'][rows], state['step'], group)
 
@@ -437,6 +442,11 @@ class Optimizers:
     @property
     def param_groups(self):
         return [g for o in self.parts for g in o.param_groups]
+
+    @property
+    def main_lr(self) -> float:
+        "The rate that the recipe calls `lr`, as it is now."
+        return self.param_groups[0]['lr']
 
     def set_lr_scale(self, scale: float):
         "Every group's rate becomes its base rate times `scale`."
