@@ -40,7 +40,7 @@ FLAGS = [
 DEMO = """import os, subprocess, sys
 from i3nb.dashboard import watch
 run = os.environ['I3NB_BROWSER_RUN']
-with open(run + '.py', 'w') as f: f.write('from i3nb.trainer import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
+with open(run + '.py', 'w') as f: f.write('from i3nb.commands import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
 train = subprocess.Popen([sys.executable, run + '.py', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,
     '--minutes', os.environ['I3NB_BROWSER_MINUTES'], '--max_mb', '1', '--vocab_size', '1200', '--batch_size', '4', '--seq_len', '64', '--eval_every', '20', '--eval_docs', '8', '--checkpoint_every', '25'],
     stdout=open(run + '.log', 'w'), stderr=subprocess.STDOUT, start_new_session=True)

@@ -38,9 +38,10 @@ from .core import PRESETS, I3Config, param_count
 from .dashboard import watch as _dashboard
 from .data import HUB, hub_offline, hub_problem, open_sources
 from .kernels.trials import source_digest
+from .machine.rehearsal import Way, find_way, try_forms
 from .telemetry import GB, _ask, _time, _total_ram, find_card, load_nvml, plot_run, read_metrics, to_columns
-from .train.rehearsal import Way, find_way, try_forms
-from .trainer import FIXED, check_checkpoint, last_good_checkpoint
+from .train.checkpoints import check_checkpoint, last_good_checkpoint
+from .train.settings import FIXED
 
 # %% ../nbs/14_kaggle.ipynb #c006
 @dataclass(frozen=True)
@@ -795,7 +796,7 @@ def train_command(
     "The command that trains. It is run by the notebook's Python, so that PYTHONPATH decides which torch it gets."
     script = write_atomic(
         Path(scratch) / 'i3nb_train.py',
-        'from i3nb.trainer import i3nb_train\nif __name__ == "__main__": i3nb_train()\n',
+        'from i3nb.commands import i3nb_train\nif __name__ == "__main__": i3nb_train()\n',
     )
     return [sys.executable, str(script), *map(str, args)]
 

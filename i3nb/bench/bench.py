@@ -40,7 +40,7 @@ from ..model import I3Model, flops_per_token
 from ..optim import RECIPES, Muon, Optimizers, build_optimizer, clip_gradients, lr_scale
 from ..scan import scan_loop
 from ..telemetry import bits_per_byte, perplexity
-from ..trainer import autocast
+from ..train.evaluate import autocast
 
 # %% ../../nbs/bench/01_bench.ipynb #c006
 PEERS = {  # a type that `transformers` knows: its shape, and what is smaller in `-tiny`

@@ -37,7 +37,9 @@ from ..kernels import cuda_c, experts_gpu, head_gpu, scan_gpu, trials
 from ..kernels.native import _cache_dir
 from ..kernels.ptx import Runner, lacking
 from ..telemetry import MetricsWriter
-from ..trainer import Trainer, TrainSettings, World
+from ..train.processes import World
+from ..train.settings import TrainSettings
+from ..trainer import Trainer
 
 # %% ../../nbs/machine/09_pretend.ipynb #c006
 _SHIM = r"""

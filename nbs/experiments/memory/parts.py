@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from i3nb.core import I3Config
 from i3nb.data import prepare
-from i3nb.trainer import Trainer, TrainSettings
+from i3nb.train.settings import TrainSettings
+from i3nb.trainer import Trainer
 
 
 def status():

@@ -21,7 +21,7 @@ from i3nb.core import I3Config
 from i3nb.data import Batches, prepare, sample_data
 from i3nb.model import I3Model
 from i3nb.optim import build_optimizer, clip_gradients, lr_scale
-from i3nb.trainer import autocast
+from i3nb.train.evaluate import autocast
 
 
 def reference(model):
