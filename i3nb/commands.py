@@ -63,7 +63,8 @@ def _check_processes(processes: int, batch_size: int):
 @user_errors
 def i3nb_train(
     preset: str = 'i3-tiny',  # model: i3-300m, i3-200m, i3-tiny or i3-1b
-    data: str = 'auto',  # hub id, file, folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
+    # hub id, file, folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
+    data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split
     out: str = 'runs/demo',  # run folder; an existing run there goes on
     *,

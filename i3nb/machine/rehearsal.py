@@ -137,8 +137,8 @@ def _run(name: str, job: dict, env: dict, timeout: float) -> tuple:
 
 def _last_words(status: int, log: str) -> str:
     "How a process ended, and its last error."
-    lines = [l.strip() for l in log.splitlines() if l.strip()]
-    errors = [l for l in lines if 'Error' in l or 'error:' in l]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if 'Error' in line or 'error:' in line]
     ended = f'ended by signal {-status}' if status < 0 else f'ended with status {status}'
     return f'{ended}: {(errors or lines or ["no word"])[-1][:250]}'
 

@@ -6,7 +6,7 @@
 __all__ = ['checksum', 'save_checkpoint', 'load_into', 'check_checkpoint', 'last_good_checkpoint', 'random_state',
            'restore_random_state']
 
-# %% ../../nbs/train/03_checkpoints.ipynb #v3767
+# %% ../../nbs/train/03_checkpoints.ipynb #w1968
 import json
 import os
 import random

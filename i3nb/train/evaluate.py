@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['autocast', 'evaluate']
 
-# %% ../../nbs/train/02_evaluate.ipynb #v0336
+# %% ../../nbs/train/02_evaluate.ipynb #w3500
 import torch
 from tqdm.auto import tqdm
 from ..base.commands import I3Error
@@ -13,7 +13,7 @@ from ..base.devices import dtype_of
 from ..data import eval_batches, target_bytes
 from ..telemetry import bits_per_byte, perplexity
 
-# %% ../../nbs/train/02_evaluate.ipynb #w3500
+# %% ../../nbs/train/02_evaluate.ipynb #t5732
 def autocast(device: torch.device, precision: str):
     "The context in which the model computes in `precision` ('fp32', 'bf16' or 'fp16')."
     return torch.autocast(device.type, dtype_of(precision), enabled=precision != 'fp32')

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['JOBS', 'card_jobs', 'out_of_memory']
 
-# %% ../../nbs/train/08_gpu.ipynb #v8179
+# %% ../../nbs/train/08_gpu.ipynb #w9632
 import importlib
 import torch
 from ..base.devices import dtype_of
 from ..core import I3Config
 
-# %% ../../nbs/train/08_gpu.ipynb #v1961
+# %% ../../nbs/train/08_gpu.ipynb #u6430
 JOBS = dict(  # part of a step: the function that makes its `Job`
     scan='i3nb.kernels.scan_gpu:scan_job',
     gru='i3nb.recurrence:gru_job',

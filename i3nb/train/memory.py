@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['return_memory']
 
-# %% ../../nbs/train/07_memory.ipynb #u6912
+# %% ../../nbs/train/07_memory.ipynb #w9036
 import ctypes
 import os
 
