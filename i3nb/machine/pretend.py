@@ -37,7 +37,6 @@ from ..kernels import cuda_c, experts_gpu, head_gpu, scan_gpu, trials
 from ..kernels.native import _cache_dir
 from ..kernels.ptx import Runner, lacking
 from ..telemetry import MetricsWriter
-from ..train.processes import World
 from ..train.settings import TrainSettings
 from ..trainer import Trainer
 
@@ -649,7 +648,7 @@ def train_steps(
     with MetricsWriter(Path(out) / 'metrics.jsonl') as metrics:
         for _ in range(steps):
             waits.clear()
-            trainer._more(SimpleNamespace(asked=None))
+            trainer.has_more_steps(SimpleNamespace(asked=None))
             row = trainer.train_step()
             metrics.write(**row)
             seen.losses.append(row['loss'])

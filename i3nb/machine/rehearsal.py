@@ -25,7 +25,7 @@ from ..train.settings import TrainSettings
 from ..trainer import Trainer
 
 # %% ../../nbs/machine/05_rehearsal.ipynb #x006
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Way:
     "How a run computes."
 
@@ -75,7 +75,8 @@ def rehearse(
         raise ArithmeticError(f'losses {losses}, or a weight, are not finite')
     world.close()
     ms = min(1e3 * way.batch_size * cfg.context / row['tokens_per_s'] for row in rows[1:])
-    recorded = bool(trainer.graphed and trainer.graphed.recorder)
+    recording = trainer.stepper.recording
+    recorded = bool(recording and recording.recorder)
     return dict(ms=ms, losses=losses, skipped=trainer.skipped, peak_gb=rows[-1].get('mem_peak_gb'), recorded=recorded)
 
 
@@ -95,11 +96,11 @@ def _program():
 
 def _command(name: str = '_program') -> list:
     "The command that runs a program of this chapter."
-    return [sys.executable, '-W', 'ignore', '-c', f'from i3nb.train.rehearsal import {name}; {name}()']
+    return [sys.executable, '-W', 'ignore', '-c', f'from i3nb.machine.rehearsal import {name}; {name}()']
 
 # %% ../../nbs/machine/05_rehearsal.ipynb #x011
 def end_family(pid: int, patience: float = 3.0):
-    "End a process and all that it started: politely, then not."
+    "End a process and all that it started: with SIGTERM, then with SIGKILL."
     try:
         family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
     except psutil.NoSuchProcess:
@@ -210,6 +211,21 @@ def easier_ways(
         yield 'products in 16 bits: fp32 takes more memory and several times as long', way
 
 
+def _as_planned(way: Way) -> list:
+    "The planned way; where recording is open, without it and with it."
+    is_open = way.graphs is None and way.device == 'cuda' and way.processes == 1 and not way.recompute
+    return [replace(way, graphs=graphs) for graphs in ((False, True) if is_open else (way.graphs or False,))]
+
+
+def _failure(way: Way, step: dict) -> str | None:
+    "Why the planned way does not serve; None if it does."
+    if 'ms' in step and (not way.graphs or step['recorded']):
+        return None
+    if way.graphs:
+        return f'recorded steps: {step.get("why", "this step cannot be recorded")}'
+    return f'as planned: {step["why"]}'
+
+
 def find_way(
     way: Way,  # as planned
     env: dict = None,  # of the training process
@@ -218,17 +234,13 @@ def find_way(
 ) -> dict:  # `way` that serves or None, `step` as from `rehearse`, `given_up`, and what `failed`
     "Rehearse the planned way, recorded and not where that is open; if neither works, easier ones until one does."
     failed, given_up, passed = [], [], []
-    is_open = way.graphs is None and way.device == 'cuda' and way.processes == 1 and not way.recompute
-    for graphs in (False, True) if is_open else (way.graphs or False,):
-        planned = replace(way, graphs=graphs)
-        say('rehearsing three steps' + (', recorded' if graphs else ''))
+    for planned in _as_planned(way):
+        say('rehearsing three steps' + (', recorded' if planned.graphs else ''))
         step = try_way(planned, env)
-        if 'ms' in step and (not graphs or step['recorded']):
-            passed.append((step['ms'], planned, step))
-        elif graphs:
-            failed.append(f'recorded steps: {step.get("why", "this step cannot be recorded")}')
+        if why := _failure(planned, step):
+            failed.append(why)
         else:
-            failed.append(f'as planned: {step["why"]}')
+            passed.append((step['ms'], planned, step))
     if passed:
         _, served, step = min(passed, key=lambda p: p[0])
         return dict(way=asdict(served), step=step, given_up=given_up, failed=failed)

@@ -100,9 +100,9 @@ def check_same(
     now: dict,  # what is asked for
     run,  # its folder, for the message
 ):
-    "Raise `I3Error` for a value of a run that has changed."
-    for k, v in now.items():
-        if before.get(k, v) != v:
-            raise I3Error(
-                f'{str(run)!r} holds a run with {k}={before[k]}, now {k}={v}; use the same value, or another --out'
-            )
+    "Raise `I3Error` if values of a run have changed; it names them all."
+    changed = [k for k, v in now.items() if before.get(k, v) != v]
+    if changed:
+        was, now_is = (', '.join(f'{k}={values[k]}' for k in changed) for values in (before, now))
+        same = 'the same value' if len(changed) == 1 else 'the same values'
+        raise I3Error(f'{str(run)!r} holds a run with {was}, now {now_is}; use {same}, or another --out')
