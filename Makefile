@@ -59,7 +59,7 @@ docs: ## make the site from the notebooks, in _docs/
 
 # USER is also a shell variable: only `make kaggle USER=name` counts
 kaggle: ## build the Kaggle notebook with the library inside, in build/kaggle/ (USER=your-kaggle-name for the CLI)
-	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/kaggle.py $(if $(filter command line,$(origin USER)),--user $(USER))
+	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/pack_kaggle.py $(if $(filter command line,$(origin USER)),--user $(USER))
 
 kernel-test: ## run that notebook headless, twice, as Kaggle would
 	$(env) dev

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Open the kernel notebook in JupyterLab in headless Chromium, run it, see the live figure change, stop the run cleanly.
+"""Open the kernel notebook in JupyterLab in headless Chromium, run it, see the figure change, stop the run cleanly.
 
     python .ci/browser.py FOLDER [--notebook kaggle/NAME.ipynb] [--minutes 1.5] [--theme light|dark] [--keep]
 
 FOLDER gets screenshots (01-… .png) and the notebook as the page saved it. Needs what `make env` installs, and: Debian's
-`chromium` and `chromium-driver`, and `pip install selenium`. Status 0 if all went as promised, 1 if not, 77 if a tool is missing.
+`chromium` and `chromium-driver`, and `pip install selenium`. Status 0: all went as promised; 1: it did
+not; 77: a tool is missing.
 """
 
 import argparse
@@ -40,9 +41,12 @@ FLAGS = [
 DEMO = """import os, subprocess, sys
 from i3nb.dashboard import watch
 run = os.environ['I3NB_BROWSER_RUN']
-with open(run + '.py', 'w') as f: f.write('from i3nb.commands import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
-train = subprocess.Popen([sys.executable, run + '.py', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,
-    '--minutes', os.environ['I3NB_BROWSER_MINUTES'], '--max_mb', '1', '--vocab_size', '1200', '--batch_size', '4', '--seq_len', '64', '--eval_every', '20', '--eval_docs', '8', '--checkpoint_every', '25'],
+with open(run + '.py', 'w') as f:
+    f.write('from i3nb.commands import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
+small = '--max_mb 1 --vocab_size 1200 --batch_size 4 --seq_len 64 --eval_every 20 --eval_docs 8 --checkpoint_every 25'
+train = subprocess.Popen(
+    [sys.executable, run + '.py', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,
+     '--minutes', os.environ['I3NB_BROWSER_MINUTES'], *small.split()],
     stdout=open(run + '.log', 'w'), stderr=subprocess.STDOUT, start_new_session=True)
 state = watch(run, process=train)"""
 AFTER = 'print("the next cell ran, state:", state)'
@@ -57,7 +61,7 @@ def need():
     missing = [p for p in ('chromium', 'chromedriver') if not shutil.which(p)]
     try:
         import jupyterlab  # noqa: F401
-        import selenium
+        import selenium  # noqa: F401
     except ImportError as e:
         missing.append(e.name)
     if missing:
@@ -179,7 +183,10 @@ class Page:
     def shot(self, name: str):
         "A screenshot, scrolled to the newest dashboard."
         self.js(
-            "const e = document.querySelector('.jp-OutputArea-output div[style*=\"border-radius\"]') || document.querySelector('.jp-OutputArea-output img'); if (e) e.scrollIntoView({block: 'start'})"
+            """const output = '.jp-OutputArea-output ';
+            const seen = document.querySelector(output + 'div[style*="border-radius"]')
+                || document.querySelector(output + 'img');
+            if (seen) seen.scrollIntoView({block: 'start'});"""
         )
         time.sleep(0.5)
         self.n += 1
@@ -205,29 +212,32 @@ class Page:
         "Press an ipywidgets button."
         self.wait(
             f'button {label!r}',
-            f"return [...document.querySelectorAll('button.widget-button, button.jupyter-button')].find(b => b.innerText.trim() === '{label}' && !b.disabled)",
+            f"return {ALL_BUTTONS}.find(b => b.innerText.trim() === '{label}' && !b.disabled)",
         ).click()
 
 
-IMG = "return [...document.querySelectorAll('.jp-OutputArea-output img')].map(i => i.src.length + ':' + i.src.slice(-400))"
-BUTTONS = (
-    "return [...document.querySelectorAll('button.widget-button, button.jupyter-button')].map(b => b.innerText.trim())"
-)
+IMG = """return [...document.querySelectorAll('.jp-OutputArea-output img')].map(
+    i => i.src.length + ':' + i.src.slice(-400))"""
+ALL_BUTTONS = "[...document.querySelectorAll('button.widget-button, button.jupyter-button')]"
+BUTTONS = f'return {ALL_BUTTONS}.map(b => b.innerText.trim())'
+KERNEL_READY = """const bar = document.querySelector('.jp-Notebook-ExecutionIndicator, .jp-NotebookPanel-toolbar');
+const accept = document.querySelector('.jp-Dialog .jp-mod-accept') || {click(){}};
+return bar && !document.querySelector('.jp-Dialog') || accept.click();"""
+SLIDER_RIGHT = """const slider = document.querySelector('.widget-slider .noUi-handle');
+slider.focus();
+for (let i = 0; i < 12; i++)
+    slider.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', keyCode: 39, bubbles: true}));"""
 
 
 def drive(page: Page, run: Path):
     "The test itself."
     page.wait('the notebook', "return document.querySelector('.jp-Notebook .jp-CodeCell')", 120)
-    page.wait(
-        'a kernel',
-        "const s = document.querySelector('.jp-Notebook-ExecutionIndicator, .jp-NotebookPanel-toolbar'); return s && !document.querySelector('.jp-Dialog') || (document.querySelector('.jp-Dialog .jp-mod-accept') || {click(){}}).click()",
-        60,
-    )
+    page.wait('a kernel', KERNEL_READY, 60)
     time.sleep(2)
     page.menu('Run', 'Run All Cells')
     page.wait(
         'the controls',
-        "return [...document.querySelectorAll('button.jupyter-button, button.widget-button')].some(b => b.innerText.includes('stop cleanly'))",
+        f"return {ALL_BUTTONS}.some(b => b.innerText.includes('stop cleanly'))",
         120,
     )
     page.shot('started')
@@ -242,9 +252,7 @@ def drive(page: Page, run: Path):
         assert len(pictures[-1]) == 1
     page.shot('live')
     before = page.js(IMG)
-    page.js(
-        "const s = document.querySelector('.widget-slider .noUi-handle'); s.focus(); for (let i = 0; i < 12; i++) s.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', keyCode: 39, bubbles: true}))"
-    )
+    page.js(SLIDER_RIGHT)
     page.js("document.querySelectorAll('.widget-checkbox input')[0].click()")
     page.wait('the picture after a click on "log loss"', lambda: page.js(IMG) != before, 30)
     page.press('sample now')

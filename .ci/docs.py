@@ -1,4 +1,4 @@
-"""Make README.md and the site from the notebooks, with nbdev's notebook processors, nbconvert and (for the site) mkdocs.
+"""Make README.md and the site from the notebooks, with nbdev's notebook processors, nbconvert and mkdocs (the site).
 
 Usage: python .ci/docs.py readme [--check]     README.md from nbs/index.ipynb; --check only compares
        python .ci/docs.py site                 a page for each notebook, into _docs/"""
@@ -61,7 +61,7 @@ def title_cell(frontmatter):
 
 
 def markdown_cells(path, edit=lambda source: source, above=lambda cell: None):
-    "The cells of the notebook at `path`, as nbconvert wants them: prose through `edit`, each code cell below `above(cell)`"
+    "The cells of the notebook at `path` for nbconvert: prose through `edit`, each code cell below `above(cell)`"
     nb = processed(path)
     for cell in nb.cells:
         source = cell.get('source') or ''
@@ -230,7 +230,7 @@ def page_of(path):
 
 
 def site_link(target, path):
-    "A link that holds in the notebook at `path`, as it must be on the site; a picture goes along, other files stay in the repository"
+    "A link of the notebook at `path` as it must be on the site; pictures go along, other files stay in the repository"
     home = f'{CFG.doc_host}{CFG.doc_baseurl}/'
     here = page_of(path).parent
     name, _, anchor = target.partition('#')

@@ -1,7 +1,8 @@
 """The house rules that no ready-made tool checks, for the exported modules.
 
 Usage: python .ci/house.py
-Each complaint names a file, a line and the remedy. `make test` runs this beside ruff (style) and import-linter (who imports whom)."""
+Each complaint names a file, a line and the remedy. `make test` runs this beside ruff (style) and import-linter (who
+imports whom)."""
 
 import ast
 import configparser

@@ -1,8 +1,10 @@
-"""Run the Kaggle notebook headless, as "Save & Run All" would, and look at what it made; then run it again with that output attached.
+"""Run the Kaggle notebook headless, as "Save & Run All" would, and look at what it made; then run it again with that
+output attached.
 
 Usage: python .ci/kernel.py [--keep FOLDER]
-The notebook is the built one (build/kaggle/), unchanged, in an empty folder: a read-only input below an odd path, a working folder, a scratch folder,
-no HOME. Small by environment variables only: the tiny preset, local data, seconds of training. A few minutes on two cores."""
+The notebook is the built one (build/kaggle/), unchanged, in an empty folder: a read-only input below an odd path, a
+working folder, a scratch folder, no HOME. Small by environment variables only: the tiny preset, local data, seconds of
+training. A few minutes on two cores."""
 
 import argparse
 import json
@@ -18,10 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / '.ci'))
 import nbformat
+import pack_kaggle as builder
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError
 from nbconvert import HTMLExporter
-import kaggle as builder  # .ci/kaggle.py, not the package of that name
 
 FILES = (
     'model.safetensors',
@@ -64,7 +66,8 @@ def make_data(folder):
 import json, sys
 from i3nb.data import grammar_stories
 for name, seed, n in (('stories.jsonl', 1, 400), ('held out.jsonl', 2, 12)):
-    with open(f'{sys.argv[1]}/{name}', 'w') as f: f.writelines(json.dumps(dict(text=t))+'\\n' for t in grammar_stories(n, seed))
+    with open(f'{sys.argv[1]}/{name}', 'w') as f:
+        f.writelines(json.dumps(dict(text=t))+'\\n' for t in grammar_stories(n, seed))
 """
     folder.mkdir(parents=True)
     subprocess.run([sys.executable, '-c', code, str(folder)], check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
@@ -105,7 +108,7 @@ def environment(box, minutes):
 
 
 def interrupted(notebook, box, minutes, seconds=30):
-    "Run the notebook until the cell that watches has lasted so long; then its kernel is gone, as when a session's page is lost"
+    "Run the notebook until the watching cell has lasted so long; then its kernel is gone, as when a page is lost"
     nb = nbformat.read(notebook, as_version=4)
     (box / 'working').mkdir(exist_ok=True)
     try:
@@ -141,7 +144,7 @@ def printed(nb):
 
 
 def rows_of(run):
-    return [json.loads(l) for l in (run / 'metrics.jsonl').read_text().splitlines()]
+    return [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
 
 
 def check_outputs(nb):
@@ -178,7 +181,14 @@ def check_files(run, data_name='stories.jsonl'):
     for shown in (f'{last["val_ppl"]:.2f}', f'{last["val_bits_per_byte"]:.3f}', data_name):
         assert shown in card, f'{shown} is not in the model card'
     assert json.loads((run / 'run.json').read_text())['state'] == 'finished', 'the run did not finish'
-    code = 'from i3nb.model import I3Model; from i3nb.tokenizer import ChunkTokenizer; from i3nb.generate import generate; import sys; print(generate(I3Model.from_pretrained(sys.argv[1]), ChunkTokenizer.load(sys.argv[1]), "once", max_new_tokens=5))'
+    code = """
+import sys
+from i3nb.generate import generate
+from i3nb.model import I3Model
+from i3nb.tokenizer import ChunkTokenizer
+folder = sys.argv[1]
+print(generate(I3Model.from_pretrained(folder), ChunkTokenizer.load(folder), 'once', max_new_tokens=5))
+"""
     r = subprocess.run(
         [sys.executable, '-c', code, str(run)],
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
@@ -219,7 +229,8 @@ def test(keep):
             assert sorted(p.name for p in (box / 'working').iterdir()) == ['i3-tiny'], 'files outside the run folder'
             first = rows_of(run)
             say(
-                f'{len(first)} steps, loss {first[0]["loss"]:.2f} → {first[-1]["loss"]:.2f}; one picture, no widget, {len(FILES)} files'
+                f'{len(first)} steps, loss {first[0]["loss"]:.2f} → {first[-1]["loss"]:.2f}; '
+                f'one picture, no widget, {len(FILES)} files'
             )
 
             attached = box / 'read only' / 'input' / 'notebooks' / 'some-one' / 'i3 — version 1'

@@ -64,7 +64,7 @@ def check_export():
                 continue
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
-        code = 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()'
+        code = 'import nbdev.clean, nbdev.doclinks; nbdev.doclinks.nbdev_export(); nbdev.clean.nbdev_clean()'
         env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
         run = subprocess.run([sys.executable, '-c', code], cwd=copy, env=env, capture_output=True, text=True)
         if run.returncode:
@@ -116,8 +116,7 @@ def check_style():
 
 def check_imports():
     "Dependencies point one way: see [tool.importlinter] in pyproject.toml"
-    code = 'import sys; from importlinter.cli import lint_imports_command; sys.argv = ["lint-imports"]; lint_imports_command()'
-    return complaints_of('-c', code)
+    return complaints_of('-c', 'import importlinter.cli; importlinter.cli.lint_imports_command([])')
 
 
 def check_house():
@@ -132,7 +131,7 @@ CHECKS = [check_export, check_readme, check_settings, check_style, check_imports
 
 
 def run_notebook(path, flags, report):
-    "Run `path` as nbdev_test does, but without nbdev, which knows few versions of its companions; write to `report` what happened"
+    "Run `path` as nbdev_test does, without nbdev, which knows few versions of its companions; `report` tells the end"
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
@@ -166,15 +165,15 @@ def run_notebook(path, flags, report):
 
 def directives(cell):
     "What the lines `#| word: value` at the head of `cell` say"
-    head = itertools.takewhile(lambda l: l.startswith('#|'), ''.join(cell['source']).strip().splitlines())
-    pairs = (l[2:].strip().partition(':') for l in head)
+    head = itertools.takewhile(lambda line: line.startswith('#|'), ''.join(cell['source']).strip().splitlines())
+    pairs = (line[2:].strip().partition(':') for line in head)
     return {(word.split() or [''])[0]: value.strip().lower() for word, _, value in pairs}
 
 
 def has_code(cell):
     "Whether `cell` has something to run besides directives"
     return cell['cell_type'] == 'code' and any(
-        l.strip() and not l.startswith('#|') for l in ''.join(cell['source']).splitlines()
+        line.strip() and not line.startswith('#|') for line in ''.join(cell['source']).splitlines()
     )
 
 
@@ -191,8 +190,7 @@ class Job:
 
     def __init__(self, path, args, folder):
         self.path, self.timeout, self.started = path, args.timeout, time.time()
-        name = path.relative_to(NBS).with_suffix('').as_posix().replace('/', '-')
-        self.report, self.log = folder / f'{name}.json', folder / f'{name}.log'
+        self.report, self.log = folder / f'{path.stem}.json', folder / f'{path.stem}.log'
         threads = max(1, (os.cpu_count() or 1) // args.jobs)
         env = {'OMP_NUM_THREADS': str(threads), 'TQDM_MININTERVAL': '5', **os.environ, 'PYTHONUNBUFFERED': '1'}
         command = [args.python, __file__, str(path), '--flags', ' '.join(args.flags), '--report', str(self.report)]
@@ -303,7 +301,7 @@ def run_checks(board):
 
 
 def run_notebooks(paths, args, board):
-    waiting, running, started, total = deque(paths), [], time.time(), len(paths)
+    waiting, running, total = deque(paths), [], len(paths)
     with tempfile.TemporaryDirectory() as folder:
         try:
             while waiting or running:
@@ -333,7 +331,7 @@ def make_folder(folder, number):
 
 
 def find_notebooks(patterns):
-    "The notebooks nbdev would test, in reading order, experiments last; with `patterns`, those whose path has one of them"
+    "The notebooks nbdev would test, chapters first; with `patterns`, those whose path has one of them"
     names = [n for n in made_files(ROOT) if n.suffix == '.ipynb' and not any(p[0] in '._' for p in n.parts)]
     names = [n for n in names if not patterns or any(p in str(n) for p in patterns)]
     return [ROOT / n for n in sorted(names, key=lambda n: (len(n.parts), str(n)))]

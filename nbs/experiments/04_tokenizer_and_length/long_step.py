@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 import torch
 from tqdm import tqdm
-from i3nb.bench.bench import device_name
+from i3nb.bench.ceiling import device_name
 from i3nb.core import I3Config
 from i3nb.kernels.native import keep_memory
 from i3nb.model import I3Model

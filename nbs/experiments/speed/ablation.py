@@ -15,7 +15,8 @@ from tqdm import tqdm
 from i3nb import attention, moe, recurrence
 from i3nb import model as model_module
 from i3nb.base.devices import seed_all
-from i3nb.bench.bench import device_name, make_contender, one_step
+from i3nb.bench.ceiling import device_name
+from i3nb.bench.contenders import make_contender, one_step
 from i3nb.kernels.native import keep_memory
 
 

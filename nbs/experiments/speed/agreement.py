@@ -16,7 +16,7 @@ from tqdm import tqdm
 from i3nb import model as model_module
 from i3nb import moe, recurrence
 from i3nb.base.devices import seed_all
-from i3nb.bench.bench import paper_way
+from i3nb.bench.contenders import paper_way
 from i3nb.core import I3Config
 from i3nb.data import Batches, prepare, sample_data
 from i3nb.model import I3Model

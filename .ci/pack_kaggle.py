@@ -1,7 +1,8 @@
 """Build the folder that `kaggle kernels push` takes: the kernel notebook with the library inside, and its metadata.
 
-Usage: python .ci/kaggle.py [--user NAME] [--out build/kaggle]
-Kaggle takes one code file and nothing else, so the library's sources go into a cell of the notebook, zipped and written as text.
+Usage: python .ci/pack_kaggle.py [--user NAME] [--out build/kaggle]
+Kaggle takes one code file and nothing else, so the library's sources go into a cell of the notebook, zipped and written
+as text.
 The same sources give the same bytes."""
 
 import argparse
