@@ -103,6 +103,6 @@ def check_same(
     "Raise `I3Error` if values of a run have changed; it names them all."
     changed = [k for k, v in now.items() if before.get(k, v) != v]
     if changed:
-        was, now_is = (', '.join(f'{k}={values[k]}' for k in changed) for values in (before, now))
+        was, now_is = (', '.join(f'{k}={str(values[k])[:12]}' for k in changed) for values in (before, now))
         same = 'the same value' if len(changed) == 1 else 'the same values'
         raise I3Error(f'{str(run)!r} holds a run with {was}, now {now_is}; use {same}, or another --out')
