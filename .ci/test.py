@@ -110,8 +110,10 @@ def complaints_of(*command) -> list:
 def check_style():
     "ruff is content with notebooks and scripts (`make format` mends most of it)"
     targets = [CFG['nbs_path'], '.ci', 'kaggle', 'setup.py']
+    check = '-m', 'ruff', 'check', '--quiet', '--output-format', 'concise'
     layout = complaints_of('-m', 'ruff', 'format', '--check', '--quiet', *targets)
-    return layout + complaints_of('-m', 'ruff', 'check', '--quiet', '--output-format', 'concise', *targets)
+    alone = complaints_of(*check, '--isolated', '--select', 'F821', CFG['lib_path'])  # names that only a notebook has
+    return layout + complaints_of(*check, *targets) + alone
 
 
 def check_imports():

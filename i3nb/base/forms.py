@@ -27,7 +27,8 @@ SHELF = {  # by the kind of device: which modules hold forms of an operation
         'scan': ('i3nb.kernels.scan_cuda', 'i3nb.kernels.scan_triton'),
         'gru': ('i3nb.kernels.gru_gpu',),
         'attention': ('i3nb.kernels.bands',),
-        'experts': ('i3nb.kernels.experts_gpu',),
+        'experts': ('i3nb.kernels.experts_gpu', 'i3nb.kernels.experts_triton'),
+        'tile_ops': ('i3nb.kernels.expert_ops_gpu',),
         'head': ('i3nb.kernels.head_gpu',),
     },
 }
@@ -61,7 +62,9 @@ def form(
     "Decorate a function: it becomes a form of an operation."
 
     def register(run):
-        _FORMS.setdefault(op, {})[name] = Form(run, serves)
+        forms = _FORMS.setdefault(op, {})
+        if name not in forms or forms[name].run.__module__ != '__main__' or run.__module__ == '__main__':
+            forms[name] = Form(run, serves)
         return run
 
     return register

@@ -17,7 +17,7 @@ from .race import parse_entry, print_race, run_race
 from .rows import make_row, print_rows, run_rows
 from ..core import PRESETS, I3Config
 from ..data import prepare, sample_data
-from ..optim import RECIPES
+from ..recipes import RECIPES
 
 # %% ../../nbs/bench/08_command.ipynb #h13746
 def _check(preset, recipe, peers, device, precision, **positive):

@@ -9,7 +9,8 @@ __all__ = ['PEERS', 'PEER_MICRO', 'build_peer', 'peer_flops', 'peer_optimizer']
 import re
 import torch
 from ..base.commands import I3Error
-from ..optim import Muon, Optimizers
+from ..muon import Muon
+from ..recipes import Optimizers
 
 # %% ../../nbs/bench/01_peers.ipynb #c006
 PEERS = {  # a type that `transformers` knows: its shape, and what is smaller in `-tiny`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUDA_PRELUDE', 'ARCHS', 'known_archs', 'nvrtc', 'compile_cuda', 'Args', 'low_define', 'Needs', 'kernel_needs',
-           'needs_everywhere', 'print_needs', 'Launch', 'Driver', 'driven_by', 'launch']
+           'needs_everywhere', 'print_needs', 'Launch', 'Driver', 'driven_by', 'launch', 'launch_with']
 
 # %% ../../nbs/kernels/10_cuda.ipynb #c003
 import ctypes
@@ -195,6 +195,13 @@ def print_needs(worst: dict):
         print(f'{name:14}' + ''.join(f'{cell:>9}' for cell in cells) + f'{max(k.shared for k in row):11}')
 
 # %% ../../nbs/kernels/10_cuda.ipynb #c026
+@lru_cache
+def _structure(pointers: int, numbers: int):
+    "A structure of pointers and, behind them, numbers."
+    fields = [('p', ctypes.c_void_p * pointers), ('i', ctypes.c_int * numbers)]
+    return type('Own', (ctypes.Structure,), dict(_fields_=fields))
+
+
 class Launch(NamedTuple):
     "A kernel and what it is started with."
 
@@ -207,14 +214,19 @@ class Launch(NamedTuple):
     outs: tuple  # hold nothing yet: the kernel writes all of them
     scratch: tuple  # hold nothing yet: the kernel may write some of them and read that
     numbers: tuple  # the structure's numbers
+    own: bool = False  # the kernel declares a structure of its own, instead of `Args`
 
     def pointers(self) -> list:
         "All tensors, in the order of the structure's pointers."
         return [*self.tensors, *self.outs, *self.scratch]
 
-    def args(self, addresses: list) -> Args:
+    def args(self, addresses: list) -> ctypes.Structure:
         "The kernel's argument, with these addresses for the tensors."
-        return Args((ctypes.c_void_p * 20)(*addresses), (ctypes.c_int * 4)(*self.numbers))
+        kind = _structure(len(addresses), len(self.numbers)) if self.own else Args
+        made = kind()
+        made.p[: len(addresses)] = addresses
+        made.i[: len(self.numbers)] = self.numbers
+        return made
 
 # %% ../../nbs/kernels/10_cuda.ipynb #c028
 def _check(code: int):
@@ -265,6 +277,18 @@ def driven_by(driver):
         _driver = before
 
 
+def _start(run: Launch):
+    "Check a launch's tensors and hand it to the driver."
+    first = run.pointers()[0].device
+    for x in run.pointers():
+        if x.is_contiguous() and x.device == first:
+            continue
+        raise ValueError(
+            f'{run.name}: a tensor of shape {tuple(x.shape)} is not contiguous, or not on the first device'
+        )
+    _driver.launch(run)
+
+
 def launch(
     source: str,  # CUDA C
     defines: tuple,  # its macros
@@ -277,10 +301,24 @@ def launch(
     scratch: list = (),  # the pointers behind those of `outs`: memory for the kernel's own use
 ):
     "Start a kernel on the device of its tensors; raises ValueError where these do not lie as it expects."
-    run = Launch(source, tuple(defines), name, grid, threads, tuple(tensors), tuple(outs), tuple(scratch), numbers)
-    first = run.pointers()[0].device
-    for x in run.pointers():
-        if x.is_contiguous() and x.device == first:
-            continue
-        raise ValueError(f'{name}: a tensor of shape {tuple(x.shape)} is not contiguous, or not on the first device')
-    _driver.launch(run)
+    groups = dict(tensors=tuple(tensors), outs=tuple(outs), scratch=tuple(scratch), numbers=numbers)
+    run = Launch(source=source, defines=tuple(defines), name=name, grid=grid, threads=threads, **groups)
+    _start(run)
+
+# %% ../../nbs/kernels/10_cuda.ipynb #y2369
+def launch_with(
+    source: str,  # CUDA C
+    defines: tuple,  # its macros
+    name: str,  # the kernel, whose one argument is a structure of pointers and, behind them, numbers
+    *,
+    grid: tuple,  # blocks along x and y
+    reads: dict,  # tensors by the names of their pointers: all hold something
+    writes: dict,  # the pointers behind them: the kernel has to write every number of these
+    scratch: dict = {},  # the pointers behind those: memory for the kernel's own use
+    numbers: dict,  # the structure's numbers, by name
+    threads: int = 256,  # of a block
+):
+    "Start a kernel on the device of its tensors; raises ValueError where these do not lie as it expects."
+    groups = dict(tensors=reads, outs=writes, scratch=scratch, numbers=numbers)
+    groups = {k: tuple(group.values()) for k, group in groups.items()}
+    _start(Launch(source=source, defines=tuple(defines), name=name, grid=grid, threads=threads, own=True, **groups))

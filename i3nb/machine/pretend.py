@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 import i3nb
 from ..core import I3Config
 from ..data import Prepared
-from ..kernels import cuda_c, experts_gpu, head_gpu, scan_gpu, trials
+from ..kernels import cuda_c, expert_ops_gpu, experts_gpu, experts_triton, head_gpu, scan_gpu, trials
 from ..kernels.native import _cache_dir
 from ..kernels.ptx import Runner, lacking
 from ..telemetry import MetricsWriter
@@ -522,14 +522,14 @@ def stand_in_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
 # %% ../../nbs/machine/09_pretend.ipynb #c047
 def race_outcome(capability: tuple) -> dict:
     "Made-up milliseconds of each form of each part, as a race on a card of `capability` might give them."
-    order = ['sorted', 'gather', 'triton']
+    order = ['grouped', 'tiled', 'tiled_triton']
     if capability >= (8, 0):
-        order = ['triton', 'sorted', 'gather']
+        order = ['tiled_triton', 'grouped', 'tiled']
     if capability[0] == 9:
-        order = ['grouped', *order]
+        order = ['tiled_mm', *order]
     return dict(
         scan=dict(cuda=1.0, triton=2.0, segmented=9.0),
-        ops=dict(cuda=1.0, torch=2.0),
+        tile_ops=dict(cuda=1.0, torch=2.0),
         head=dict(cuda=1.0, torch=2.0),
         gru=dict(half=1.0, single=2.0, loop=99.0),
         experts={form: 1.0 + i for i, form in enumerate(order)},
@@ -541,7 +541,7 @@ class _Outcome(dict):
 
     def get(self, key, default=None):
         times = self[key.split()[0]]
-        return {f: dict(ms=times[f]) if f in times else dict(why='not here') for f in (*times, 'grouped')}
+        return {f: dict(ms=times[f]) if f in times else dict(why='not here') for f in (*times, 'tiled_mm')}
 
 # %% ../../nbs/machine/09_pretend.ipynb #c050
 class _Launcher:
@@ -565,7 +565,7 @@ def _through_gloo(real):
 
 def replacements(card: PretendedCard) -> list:
     "Contexts in which everything stands in its place."
-    gather, outcome = experts_gpu._Gather, {str(card.device): _Outcome(card.outcome)}
+    copies, outcome = experts_gpu.Copies, {str(card.device): _Outcome(card.outcome)}
     return [
         replaced.multiple(torch.cuda, **cuda_answers(card)),
         replaced.object(torch._VF, 'gru', stand_in_gru),
@@ -574,12 +574,15 @@ def replacements(card: PretendedCard) -> list:
         replaced.object(dist, 'init_process_group', _through_gloo(dist.init_process_group)),
         replaced.dict(trials._known, outcome, clear=True),
         replaced.dict(trials._chosen, clear=True),
-        *(replaced.object(m, 'nvrtc', _always(True)) for m in (scan_gpu, experts_gpu, head_gpu)),
-        replaced.object(experts_gpu, 'triton', 'stand-in'),
+        *(replaced.object(m, 'nvrtc', _always(True)) for m in (scan_gpu, expert_ops_gpu, head_gpu)),
+        replaced.object(experts_triton, 'triton', 'stand-in'),
         replaced.multiple(
-            experts_gpu._Triton, tile=16, times=staticmethod(gather.times), outer=staticmethod(gather.outer)
+            experts_triton.TritonProducts,
+            tile=16,
+            times=staticmethod(copies.times),
+            outer=staticmethod(copies.outer),
         ),
-        *(replaced.object(form, 'tile', 16) for form in (gather, experts_gpu._Grouped)),
+        *(replaced.object(form, 'tile', 16) for form in (copies, experts_gpu.GroupedMM)),
         Runner(),
     ]
 

@@ -14,10 +14,10 @@ from ..core import I3Config
 # %% ../../nbs/train/08_gpu.ipynb #u6430
 JOBS = dict(  # part of a step: the function that makes its `Job`
     scan='i3nb.kernels.scan_gpu:scan_job',
-    gru='i3nb.recurrence:gru_job',
+    gru='i3nb.kernels.gru_gpu:gru_job',
     head='i3nb.kernels.head_gpu:head_job',
     experts='i3nb.kernels.experts_gpu:experts_job',
-    ops='i3nb.kernels.experts_gpu:ops_job',
+    ops='i3nb.kernels.expert_ops_gpu:ops_job',
 )
 
 

@@ -9,7 +9,7 @@ __all__ = ['FIXED', 'setting', 'TrainSettings', 'check_settings', 'check_same']
 from dataclasses import dataclass, field, fields, replace
 from ..base.commands import I3Error
 from ..base.devices import PRECISIONS
-from ..optim import RECIPES
+from ..recipes import RECIPES
 
 # %% ../../nbs/train/01_settings.ipynb #c019
 def setting(

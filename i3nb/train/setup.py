@@ -13,7 +13,7 @@ from ..core import I3Config
 from ..data import Batches, Prepared
 from ..kernels.trials import ready
 from ..model import I3Model
-from ..optim import build_optimizer
+from ..recipes import build_optimizer
 from .gpu import card_jobs, out_of_memory
 from .processes import World
 from .settings import TrainSettings

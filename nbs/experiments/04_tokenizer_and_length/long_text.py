@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 from i3nb.core import I3Config
-from i3nb.generate import choose
+from i3nb.generate import choose_tokens
 from i3nb.kernels.step import Step
 from i3nb.model import I3Model
 
@@ -21,7 +21,7 @@ step, token, rows, wall, cpu, start = Step(model, threads=1), 0, [], [], [], tim
 draws = torch.Generator().manual_seed(0)
 for i in range(1, tokens + 1):
     t, c = time.perf_counter(), time.process_time()
-    token = choose(
+    token = choose_tokens(
         step(token), [torch.rand((), generator=draws, dtype=torch.double).item()], temperature=1.0, top_k=50
     )[0]
     wall.append(1e3 * (time.perf_counter() - t))

@@ -1,4 +1,5 @@
-"""What each part in C is worth: whole steps of i3-300m with all of them, and with one of them replaced by its PyTorch form, taking turns.
+"""What each part in C is worth: whole steps of i3-300m with all of them, and with one of them replaced by its PyTorch
+form, taking turns.
 
     python ablation.py ablation.json [rounds]
 
@@ -6,36 +7,25 @@ The scan's PyTorch form would take minutes a step, so it is left out; chapter 3 
 """
 
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
 import torch
 from tqdm import tqdm
-from i3nb import attention, moe, recurrence
-from i3nb import model as model_module
 from i3nb.base.devices import seed_all
+from i3nb.base.forms import using
 from i3nb.bench.ceiling import device_name
 from i3nb.bench.contenders import make_contender, one_step
 from i3nb.kernels.native import keep_memory
 
-
-def without(part: str):
-    "Replace one part by its PyTorch form; returns how to undo it."
-    owner, name, form = {
-        'all in C': (recurrence, 'math', recurrence.math),
-        'GRU': (recurrence, '_gru_lib', lambda low: None),
-        'convolution and silu': (recurrence, '_conv_lib', lambda s, k: None),
-        'attention': (attention, '_band_lib', lambda q, cfg: None),
-        "experts' small operations": (moe, '_ops', lambda x, dtype: moe._TorchOps),
-        "head's softmax": (model_module, '_softmax_form', lambda low, wide: model_module._softmax_gradient),
-    }[part]
-    old = getattr(owner, name)
-    setattr(owner, name, form)
-    return lambda: setattr(owner, name, old)
-
-
-PARTS = ('all in C', 'GRU', 'convolution and silu', 'attention', "experts' small operations", "head's softmax")
+PARTS = {  # what is replaced, and by which form
+    'all in C': {},
+    'GRU': dict(gru='library'),
+    'convolution and silu': dict(conv='plain'),
+    'attention': dict(attention='bands'),
+    "experts' small operations": dict(expert_ops='torch'),
+    "head's softmax": dict(head='torch'),
+}
 
 if __name__ == '__main__':
     out, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
@@ -60,9 +50,8 @@ if __name__ == '__main__':
     one_step(c, x, y, 'bf16')
     for _ in tqdm(range(rounds)):
         for part in PARTS:
-            undo = without(part)
-            step(part)
-            undo()
+            with using(**PARTS[part]):
+                step(part)
     out.write_text(json.dumps(dict(device=device_name(), seconds=seconds)))
     best = {p: {k: min(v) for k, v in s.items()} for p, s in seconds.items()}
     for p, b in best.items():

@@ -1,6 +1,8 @@
-"""Train i3-tiny for 50 steps twice from the same weights on the same batches, by the fast forms and by the reference forms, and write both losses.
+"""Train i3-tiny for 50 steps twice from the same weights on the same batches, by the fast forms and by the reference
+forms, and write both losses.
 
-The control is the fast form from weights that differ in their last bit: training multiplies such differences, by choices of experts that tip over above all.
+The control is the fast form from weights that differ in their last bit: training multiplies such differences, above all
+where a token's choice of experts tips over.
 
     python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sample_data`
 """
@@ -8,44 +10,26 @@ The control is the fast form from weights that differ in their last bit: trainin
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
-from i3nb import model as model_module
-from i3nb import moe, recurrence
 from i3nb.base.devices import seed_all
-from i3nb.bench.contenders import paper_way
+from i3nb.base.forms import using
 from i3nb.core import I3Config
 from i3nb.data import Batches, prepare, sample_data
 from i3nb.model import I3Model
-from i3nb.optim import build_optimizer, clip_gradients, lr_scale
+from i3nb.optim import clip_gradients, lr_scale
+from i3nb.recipes import build_optimizer
 from i3nb.train.evaluate import autocast
 
-
-def reference(model):
-    "Every part by its specification: loops through time, three masked softmaxes, PyTorch between the experts' products, all logits."
-    paper_way().__enter__()
-    recurrence.conv_silu = lambda s, past, w, bias: (lambda out, past: (F.silu(out), past))(
-        *recurrence.causal_conv(s, past, w, bias)
-    )
-    model_module.linear_cross_entropy = lambda x, W, bias, y: F.cross_entropy(
-        F.linear(x, W, bias).float(), y, ignore_index=-100
-    )
-    moe._ops = lambda x, dtype: moe._TorchOps
-    for b in model.attn_layers:
-        b.mixer.form = 'dense'
-    for b in model.blocks:
-        b.moe.tile = 1
+# every part by its specification: loops through time, over tokens and over experts, and masked softmaxes
+REFERENCE = dict(scan='loop', gru='loop', conv='plain', attention='dense', experts='loop', head='torch')
 
 
 def losses(form: str, precision: str, recipe: str, data, steps=50):
     "Training losses of `steps` steps."
     seed_all(0)
     model = I3Model(I3Config.preset('i3-tiny', vocab_size=len(data.tokenizer)))
-    if form == 'reference':
-        reference(model)
     if form == 'nudged':
         with torch.no_grad():
             for p in model.parameters():
@@ -54,7 +38,7 @@ def losses(form: str, precision: str, recipe: str, data, steps=50):
     for i in tqdm(range(steps), desc=f'{form} {precision} {recipe}'):
         optimizer.set_lr_scale(lr_scale(i / steps, i))
         x, y = next(batches)
-        with autocast(torch.device('cpu'), precision):
+        with using(**(REFERENCE if form == 'reference' else {})), autocast(torch.device('cpu'), precision):
             loss = model(x, y).loss
         loss.backward()
         clip_gradients(model.parameters(), 1.0)
@@ -68,7 +52,7 @@ if __name__ == '__main__':
     runs = []
     with tempfile.TemporaryDirectory() as d:
         data = prepare(str(Path(sample_data()) / 'valid.jsonl'), out_dir=d, vocab_size=2048)
-        for form in ('fast', 'nudged', 'reference'):  # the reference last: its forms stay
+        for form in ('fast', 'nudged', 'reference'):
             for precision, recipe in (('fp32', 'adamw'), ('fp32', 'muon'), ('bf16', 'muon')):
                 runs.append(
                     dict(form=form, precision=precision, recipe=recipe, loss=losses(form, precision, recipe, data))
@@ -78,6 +62,5 @@ if __name__ == '__main__':
         for form in ('nudged', 'reference'):
             b = next(r for r in runs if (r['form'], r['precision'], r['recipe']) == (form, a['precision'], a['recipe']))
             d = [abs(x - y) for x, y in zip(a['loss'], b['loss'])]
-            print(
-                f'{a["precision"]} {a["recipe"]}, loss {a["loss"][0]:.3f} to {a["loss"][-1]:.3f}; fast against {form}: first step {d[0]:.0e}, steps 1-10 {max(d[:10]):.0e}, 1-50 {max(d):.0e}'
-            )
+            print(f'{a["precision"]} {a["recipe"]}, loss {a["loss"][0]:.3f} to {a["loss"][-1]:.3f}', end='; ')
+            print(f'fast against {form}: first step {d[0]:.0e}, 1-10 {max(d[:10]):.0e}, 1-50 {max(d):.0e}')
