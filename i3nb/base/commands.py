@@ -32,7 +32,8 @@ def user_errors(func):
         except I3Error as e:
             message = str(e)
         except OSError as e:
-            message = f'{e.filename or "the output folder"}: {e.strerror or e}; check the path, its permissions and the free space'
+            remedy = 'check the path, its permissions and the free space'
+            message = f'{e.filename or "the output folder"}: {e.strerror or e}; {remedy}'
         print(f'{func.__name__}: error: {message}', file=sys.stderr)
         raise SystemExit(2)
 

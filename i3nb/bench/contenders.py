@@ -18,7 +18,7 @@ from ..kernels.graphs import GraphedStep
 from ..model import I3Model, flops_per_token
 from ..optim import clip_gradients
 from ..recipes import RECIPES, Optimizers, build_optimizer
-from ..trainer import autocast
+from ..train.evaluate import autocast
 
 # %% ../../nbs/bench/02_contenders.ipynb #c017
 LOOP_MICRO = 2  # sequences at once

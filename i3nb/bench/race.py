@@ -21,7 +21,7 @@ from ..data.preparation import prepare
 from ..kernels.native import keep_memory
 from ..monitor.metrics import bits_per_byte, perplexity
 from ..optim import lr_scale
-from ..trainer import autocast
+from ..train.evaluate import autocast
 
 # %% ../../nbs/bench/07_race.ipynb #h30742
 @torch.no_grad()

@@ -37,7 +37,8 @@ from ..kernels import cuda_c, expert_ops_gpu, experts_gpu, experts_triton, head_
 from ..kernels.native import _cache_dir
 from ..kernels.ptx import Runner, lacking
 from ..monitor.log import MetricsWriter
-from ..trainer import Trainer, TrainSettings, World
+from ..train.settings import TrainSettings
+from ..trainer import Trainer
 
 # %% ../../nbs/machine/09_pretend.ipynb #c006
 _SHIM = r"""
@@ -650,7 +651,7 @@ def train_steps(
     with MetricsWriter(Path(out) / 'metrics.jsonl') as metrics:
         for _ in range(steps):
             waits.clear()
-            trainer._more(SimpleNamespace(asked=None))
+            trainer.has_more_steps(SimpleNamespace(asked=None))
             row = trainer.train_step()
             metrics.write(**row)
             seen.losses.append(row['loss'])

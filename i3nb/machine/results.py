@@ -20,7 +20,8 @@ from ..data.hub import HUB
 from ..monitor.log import read_metrics, to_columns
 from ..monitor.metrics import format_seconds
 from ..monitor.plots import plot_run
-from ..trainer import FIXED, last_good_checkpoint
+from ..train.checkpoints import last_good_checkpoint
+from ..train.settings import FIXED
 
 # %% ../../nbs/machine/12_results.ipynb #rsl5
 class DataTerms(NamedTuple):

@@ -22,7 +22,7 @@ from i3nb.data.sources import sample_data
 from i3nb.model import I3Model
 from i3nb.optim import clip_gradients, lr_scale
 from i3nb.recipes import build_optimizer
-from i3nb.trainer import autocast
+from i3nb.train.evaluate import autocast
 
 # every part by its specification: loops through time, over tokens and over experts, and masked softmaxes
 REFERENCE = dict(scan='loop', gru='loop', conv='plain', attention='dense', experts='loop', head='torch')
