@@ -15,8 +15,8 @@ SHELF = {  # by the kind of device: which modules hold forms of an operation
     'cpu': {
         'tokenizer': ('i3nb.kernels.tokenizer_c',),
         'scan': ('i3nb.kernels.scan_c',),
-        'gru': ('i3nb.kernels.recurrence_c',),
-        'conv': ('i3nb.kernels.recurrence_c',),
+        'gru': ('i3nb.kernels.gru_c',),
+        'conv': ('i3nb.kernels.conv_c',),
         'attention': ('i3nb.kernels.bands', 'i3nb.kernels.bands_c'),
         'expert_ops': ('i3nb.kernels.experts_c',),
         'head': ('i3nb.kernels.head_c',),
