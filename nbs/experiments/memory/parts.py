@@ -1,4 +1,6 @@
-"""What a training process in little memory consists of, phase by phase: parts.py DATA VAL OUT.json [PRESET] [BATCH] [STEPS]"""
+"""What a training process in little memory consists of, phase by phase.
+
+parts.py DATA VAL OUT.json [PRESET] [BATCH] [STEPS]"""
 
 import json
 import os
@@ -14,8 +16,9 @@ from i3nb.trainer import Trainer, TrainSettings
 
 def status():
     "Bytes now and at the peak since `forget_peak`."
-    lines = (l.split() for l in open('/proc/self/status'))
-    return {l[0][:-1]: int(l[1]) * 1024 for l in lines if l[0] in ('VmHWM:', 'VmRSS:', 'RssAnon:', 'RssFile:')}
+    names = ('VmHWM:', 'VmRSS:', 'RssAnon:', 'RssFile:')
+    words = (line.split() for line in open('/proc/self/status'))
+    return {w[0][:-1]: int(w[1]) * 1024 for w in words if w[0] in names}
 
 
 def forget_peak():
