@@ -36,7 +36,7 @@ from ..data import Prepared
 from ..kernels import cuda_c, expert_ops_gpu, experts_gpu, experts_triton, head_gpu, scan_gpu, trials
 from ..kernels.native import _cache_dir
 from ..kernels.ptx import Runner, lacking
-from ..telemetry import MetricsWriter
+from ..monitor.log import MetricsWriter
 from ..trainer import Trainer, TrainSettings, World
 
 # %% ../../nbs/machine/09_pretend.ipynb #c006
