@@ -185,11 +185,11 @@ class Kind(NamedTuple):
 
 
 ROLES = (
-    'hidden',
-    'matrix',
-    'table',
+    'hidden',  # a matrix between two widths of the model
+    'matrix',  # another matrix
+    'table',  # a row for each token
     'vector',
-)  # a matrix between two widths; other matrices; a row per token; the rest
+)
 
 
 def kinds_of(
