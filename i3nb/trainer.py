@@ -36,7 +36,10 @@ from .base.commands import I3Error, call_parse, user_errors
 from .base.devices import PRECISIONS, has_precision, pick_device, pick_precision, seed_all
 from .base.files import write_atomic
 from .core import I3Config
-from .data import Batches, Prepared, eval_batches, open_sources, prepare, resolve_spec, target_bytes
+from .data.batches import Batches, eval_batches, target_bytes
+from .data.shards import Prepared
+from .data.sources import open_sources, resolve_spec
+from .data.preparation import prepare
 from .generate import generate
 from .kernels.graphs import GraphedStep
 from .kernels.native import keep_memory

@@ -35,15 +35,15 @@ struct Place {
 };
 
 __device__ __forceinline__ Place my_place() {
-    Place m;
-    m.i_b = blockIdx.y;
-    m.i_c0 = blockIdx.x*BLOCK_CHANNELS;
-    m.i_thread = threadIdx.x;
-    m.i_warp = m.i_thread/32;
-    m.i_lane = m.i_thread%32;
-    m.i_n = m.i_lane%GROUP_LANES;
-    m.i_c = (m.i_warp*GROUPS + m.i_lane/GROUP_LANES)*LANE_CHANNELS;
-    return m;
+    Place my;
+    my.i_b = blockIdx.y;
+    my.i_c0 = blockIdx.x*BLOCK_CHANNELS;
+    my.i_thread = threadIdx.x;
+    my.i_warp = my.i_thread/32;
+    my.i_lane = my.i_thread%32;
+    my.i_n = my.i_lane%GROUP_LANES;
+    my.i_c = (my.i_warp*GROUPS + my.i_lane/GROUP_LANES)*LANE_CHANNELS;
+    return my;
 }
 """
 
@@ -70,53 +70,54 @@ template<int V> __device__ __forceinline__ float fold(float *v, int i_lane) {
 
 /* PIECE tokens of the block's channels from p (batch, tokens, channels) into shared memory; zeros beyond the last. */
 __device__ __forceinline__ void stage_channels(
-    float (*s_to)[BLOCK_CHANNELS], const float *p, Place m, int i_t0, int tokens, int channels
+    float (*s_to)[BLOCK_CHANNELS], const float *p, Place my, int i_t0, int tokens, int channels
 ) {
-    for (int k = m.i_thread; k < PIECE*BLOCK_CHANNELS; k += THREADS) {
-        int i_t = i_t0 + k/BLOCK_CHANNELS, i_c = m.i_c0 + k%BLOCK_CHANNELS;
-        float x = i_t < tokens && i_c < channels ? p[((long long)m.i_b*tokens + i_t)*channels + i_c] : 0.f;
+    for (int k = my.i_thread; k < PIECE*BLOCK_CHANNELS; k += THREADS) {
+        int i_t = i_t0 + k/BLOCK_CHANNELS, i_c = my.i_c0 + k%BLOCK_CHANNELS;
+        float x = i_t < tokens && i_c < channels ? p[((long long)my.i_b*tokens + i_t)*channels + i_c] : 0.f;
         s_to[k/BLOCK_CHANNELS][k%BLOCK_CHANNELS] = x;
     }
 }
 
 /* The same for PIECE tokens from p (batch, tokens, STATES). */
-__device__ __forceinline__ void stage_states(float (*s_to)[STATES], const float *p, Place m, int i_t0, int tokens) {
-    for (int k = m.i_thread; k < PIECE*STATES; k += THREADS) {
-        float x = i_t0 + k/STATES < tokens ? p[((long long)m.i_b*tokens + i_t0)*STATES + k] : 0.f;
+__device__ __forceinline__ void stage_states(float (*s_to)[STATES], const float *p, Place my, int i_t0, int tokens) {
+    for (int k = my.i_thread; k < PIECE*STATES; k += THREADS) {
+        float x = i_t0 + k/STATES < tokens ? p[((long long)my.i_b*tokens + i_t0)*STATES + k] : 0.f;
         s_to[k/STATES][k%STATES] = x;
     }
 }
 
 /* My states of p (channels, STATES), to and from registers. */
-__device__ __forceinline__ void load(Lane &b, const float *p, Place m, int channels) {
+__device__ __forceinline__ void load(Lane &b, const float *p, Place my, int channels) {
     #pragma unroll
     for (int j = 0; j < LANE_CHANNELS; j++) {
-        int i_c = m.i_c0 + m.i_c + j;
+        int i_c = my.i_c0 + my.i_c + j;
         #pragma unroll
         for (int i = 0; i < LANE_STATES; i++)
-            b[j][i] = i_c < channels ? p[(long long)i_c*STATES + i*GROUP_LANES + m.i_n] : 0.f;
+            b[j][i] = i_c < channels ? p[(long long)i_c*STATES + i*GROUP_LANES + my.i_n] : 0.f;
     }
 }
-__device__ __forceinline__ void store(const Lane &b, float *p, Place m, int channels) {
+__device__ __forceinline__ void store(const Lane &b, float *p, Place my, int channels) {
     #pragma unroll
     for (int j = 0; j < LANE_CHANNELS; j++) {
-        int i_c = m.i_c0 + m.i_c + j;
+        int i_c = my.i_c0 + my.i_c + j;
         #pragma unroll
         for (int i = 0; i < LANE_STATES; i++)
-            if (i_c < channels) p[(long long)i_c*STATES + i*GROUP_LANES + m.i_n] = b[j][i];
+            if (i_c < channels)
+                p[(long long)i_c*STATES + i*GROUP_LANES + my.i_n] = b[j][i];
     }
 }
 
 /* One token: h = exp2(delta A) h + delta u B. u and delta are rows of the block's channels, B one of the states. */
 __device__ __forceinline__ void advance(
-    Lane &b_h, const Lane &b_A, const float *s_u, const float *s_delta, const float *s_B, Place m
+    Lane &b_h, const Lane &b_A, const float *s_u, const float *s_delta, const float *s_B, Place my
 ) {
     #pragma unroll
     for (int j = 0; j < LANE_CHANNELS; j++) {
-        float delta = s_delta[m.i_c + j], delta_u = delta*s_u[m.i_c + j];
+        float delta = s_delta[my.i_c + j], delta_u = delta*s_u[my.i_c + j];
         #pragma unroll
         for (int i = 0; i < LANE_STATES; i++)
-            b_h[j][i] = exp2f(delta*b_A[j][i])*b_h[j][i] + delta_u*s_B[i*GROUP_LANES + m.i_n];
+            b_h[j][i] = exp2f(delta*b_A[j][i])*b_h[j][i] + delta_u*s_B[i*GROUP_LANES + my.i_n];
     }
 }
 """
@@ -136,28 +137,29 @@ struct ForwardArgs {
 };
 
 /* A token's sums over states, C h, into the row of my channels. */
-__device__ __forceinline__ void read_states(const Lane &b_h, const float *s_C, float *s_y, Place m) {
+__device__ __forceinline__ void read_states(const Lane &b_h, const float *s_C, float *s_y, Place my) {
     float sums[LANE_CHANNELS];
     #pragma unroll
     for (int j = 0; j < LANE_CHANNELS; j++) {
         sums[j] = 0.f;
         #pragma unroll
         for (int i = 0; i < LANE_STATES; i++)
-            sums[j] += b_h[j][i]*s_C[i*GROUP_LANES + m.i_n];
+            sums[j] += b_h[j][i]*s_C[i*GROUP_LANES + my.i_n];
     }
-    float sum = fold<LANE_CHANNELS>(sums, m.i_n);
-    if (m.i_n < LANE_CHANNELS) s_y[m.i_c + m.i_n] = sum;
+    float sum = fold<LANE_CHANNELS>(sums, my.i_n);
+    if (my.i_n < LANE_CHANNELS)
+        s_y[my.i_c + my.i_n] = sum;
 }
 
 /* PIECE tokens of y from shared memory to their place, with the direct path. */
 __device__ __forceinline__ void write_y(
-    const ForwardArgs &q, float (*s_y)[BLOCK_CHANNELS], float (*s_u)[BLOCK_CHANNELS], Place m, int i_t0
+    const ForwardArgs &q, float (*s_y)[BLOCK_CHANNELS], float (*s_u)[BLOCK_CHANNELS], Place my, int i_t0
 ) {
     const int tokens = q.tokens, channels = q.channels;
-    for (int k = m.i_thread; k < PIECE*BLOCK_CHANNELS; k += THREADS) {
-        int i = k/BLOCK_CHANNELS, j = k%BLOCK_CHANNELS, i_t = i_t0 + i, i_c = m.i_c0 + j;
+    for (int k = my.i_thread; k < PIECE*BLOCK_CHANNELS; k += THREADS) {
+        int i = k/BLOCK_CHANNELS, j = k%BLOCK_CHANNELS, i_t = i_t0 + i, i_c = my.i_c0 + j;
         if (i_t < tokens && i_c < channels)
-            q.y[((long long)m.i_b*tokens + i_t)*channels + i_c] = s_y[i][j] + q.D[i_c]*s_u[i][j];
+            q.y[((long long)my.i_b*tokens + i_t)*channels + i_c] = s_y[i][j] + q.D[i_c]*s_u[i][j];
     }
 }
 
@@ -165,29 +167,29 @@ __device__ __forceinline__ void write_y(
 extern "C" __global__ void __launch_bounds__(THREADS) scan_forward(ForwardArgs q) {
     __shared__ float s_u[PIECE][BLOCK_CHANNELS], s_delta[PIECE][BLOCK_CHANNELS], s_y[PIECE][BLOCK_CHANNELS];
     __shared__ float s_B[PIECE][STATES], s_C[PIECE][STATES];
-    const Place m = my_place();
+    const Place my = my_place();
     const int tokens = q.tokens, channels = q.channels, segments = (tokens + SEGMENT - 1)/SEGMENT;
     const long long slab = (long long)channels*STATES;
     Lane b_h, b_A;
-    load(b_A, q.A, m, channels);
-    load(b_h, q.h0 + m.i_b*slab, m, channels);
+    load(b_A, q.A, my, channels);
+    load(b_h, q.h0 + my.i_b*slab, my, channels);
     for (int i_t = 0; i_t < tokens; i_t += PIECE) {
         if (i_t % SEGMENT == 0)
-            store(b_h, q.kept + ((long long)m.i_b*segments + i_t/SEGMENT)*slab, m, channels);
-        stage_channels(s_u, q.u, m, i_t, tokens, channels);
-        stage_channels(s_delta, q.delta, m, i_t, tokens, channels);
-        stage_states(s_B, q.B, m, i_t, tokens);
-        stage_states(s_C, q.C, m, i_t, tokens);
+            store(b_h, q.kept + ((long long)my.i_b*segments + i_t/SEGMENT)*slab, my, channels);
+        stage_channels(s_u, q.u, my, i_t, tokens, channels);
+        stage_channels(s_delta, q.delta, my, i_t, tokens, channels);
+        stage_states(s_B, q.B, my, i_t, tokens);
+        stage_states(s_C, q.C, my, i_t, tokens);
         __syncthreads();
         #pragma unroll
         for (int s = 0; s < PIECE; s++) {
-            advance(b_h, b_A, s_u[s], s_delta[s], s_B[s], m);
-            read_states(b_h, s_C[s], s_y[s], m);
+            advance(b_h, b_A, s_u[s], s_delta[s], s_B[s], my);
+            read_states(b_h, s_C[s], s_y[s], my);
         }
         __syncthreads();
-        write_y(q, s_y, s_u, m, i_t);
+        write_y(q, s_y, s_u, my, i_t);
     }
-    store(b_h, q.last + m.i_b*slab, m, channels);
+    store(b_h, q.last + my.i_b*slab, my, channels);
 }
 """
 
@@ -212,17 +214,17 @@ struct Sums {
 
 /* One token backwards, between the states before and after it. */
 __device__ __forceinline__ void retreat(
-    Walk &w, const Lane &before, const Lane &after, Token x, Sums &sums, Place m
+    Walk &w, const Lane &before, const Lane &after, Token x, Sums &sums, Place my
 ) {
     #pragma unroll
     for (int i = 0; i < LANE_STATES; i++)
         sums.dB[i] = sums.dC[i] = 0.f;
     #pragma unroll
     for (int j = 0; j < LANE_CHANNELS; j++) {
-        float delta = x.delta[m.i_c + j], u = x.u[m.i_c + j], dy = x.dy[m.i_c + j], gB = 0.f, gA = 0.f;
+        float delta = x.delta[my.i_c + j], u = x.u[my.i_c + j], dy = x.dy[my.i_c + j], gB = 0.f, gA = 0.f;
         #pragma unroll
         for (int i = 0; i < LANE_STATES; i++) {
-            float B = x.B[i*GROUP_LANES + m.i_n], C = x.C[i*GROUP_LANES + m.i_n];
+            float B = x.B[i*GROUP_LANES + my.i_n], C = x.C[i*GROUP_LANES + my.i_n];
             float g = w.g[j][i] + dy*C, g_before = g*exp2f(delta*w.A[j][i]), g_rate = g_before*before[j][i];
             sums.dC[i] += dy*after[j][i];
             sums.dB[i] += delta*u*g;
@@ -237,10 +239,12 @@ __device__ __forceinline__ void retreat(
 }
 
 /* The sums over lanes: those of channels into their rows, those of states into my warp's part (2, STATES). */
-__device__ __forceinline__ void add_lanes(Sums &sums, float *s_du, float *s_ddelta, float (*s_part)[STATES], Place m) {
-    float sum = fold<2*LANE_CHANNELS>(sums.channels, m.i_n);
-    if (m.i_n < LANE_CHANNELS) s_du[m.i_c + m.i_n] = sum;
-    else if (m.i_n < 2*LANE_CHANNELS) s_ddelta[m.i_c + m.i_n - LANE_CHANNELS] = sum;
+__device__ __forceinline__ void add_lanes(Sums &sums, float *s_du, float *s_ddelta, float (*s_part)[STATES], Place my) {
+    float sum = fold<2*LANE_CHANNELS>(sums.channels, my.i_n);
+    if (my.i_n < LANE_CHANNELS)
+        s_du[my.i_c + my.i_n] = sum;
+    else if (my.i_n < 2*LANE_CHANNELS)
+        s_ddelta[my.i_c + my.i_n - LANE_CHANNELS] = sum;
     #pragma unroll
     for (int i = 0; i < LANE_STATES; i++) {
         #pragma unroll
@@ -248,24 +252,25 @@ __device__ __forceinline__ void add_lanes(Sums &sums, float *s_du, float *s_ddel
             sums.dB[i] += __shfl_xor_sync(LANES, sums.dB[i], bit);
             sums.dC[i] += __shfl_xor_sync(LANES, sums.dC[i], bit);
         }
-        if (m.i_lane < GROUP_LANES) {
-            s_part[0][i*GROUP_LANES + m.i_n] = sums.dB[i];
-            s_part[1][i*GROUP_LANES + m.i_n] = sums.dC[i];
+        if (my.i_lane < GROUP_LANES) {
+            s_part[0][i*GROUP_LANES + my.i_n] = sums.dB[i];
+            s_part[1][i*GROUP_LANES + my.i_n] = sums.dC[i];
         }
     }
 }
 
 /* dB and dC of PENDING tokens from i_t0 on, (blocks, batch, tokens, 2, STATES): the warps' parts, added in order. */
 __device__ __forceinline__ void add_warps(
-    float (*s_part)[PENDING][2][STATES], float *p_dBC, Place m, int i_t0, int tokens
+    float (*s_part)[PENDING][2][STATES], float *p_dBC, Place my, int i_t0, int tokens
 ) {
-    for (int k = m.i_thread; k < PENDING*2*STATES; k += THREADS) {
+    for (int k = my.i_thread; k < PENDING*2*STATES; k += THREADS) {
         int i_t = i_t0 + k/(2*STATES);
         float sum = 0.f;
         for (int i = 0; i < WARPS; i++)
             sum += (&s_part[i][0][0][0])[k];
-        long long row = ((long long)blockIdx.x*gridDim.y + m.i_b)*tokens + i_t;
-        if (i_t < tokens) p_dBC[row*2*STATES + k%(2*STATES)] = sum;
+        long long row = ((long long)blockIdx.x*gridDim.y + my.i_b)*tokens + i_t;
+        if (i_t < tokens)
+            p_dBC[row*2*STATES + k%(2*STATES)] = sum;
     }
 }
 """
@@ -295,25 +300,25 @@ struct Tiles {
 
 /* From the state before a segment to the one before its last piece; those before each other piece go to p_inner. */
 __device__ __forceinline__ void keep_pieces(
-    Lane &b_h, const Lane &b_A, const BackwardArgs &q, Tiles s, Place m, int2 pieces
+    Lane &b_h, const Lane &b_A, const BackwardArgs &q, Tiles s, Place my, int2 pieces
 ) {
     const int tokens = q.tokens, channels = q.channels;
     const long long slab = (long long)channels*STATES;
     for (int i_t = pieces.x; i_t < pieces.y; i_t += PIECE) {
-        store(b_h, s.p_inner + (i_t - pieces.x)/PIECE*slab, m, channels);
-        stage_channels(s.u, q.u, m, i_t, tokens, channels);
-        stage_channels(s.delta, q.delta, m, i_t, tokens, channels);
-        stage_states(s.B, q.B, m, i_t, tokens);
+        store(b_h, s.p_inner + (i_t - pieces.x)/PIECE*slab, my, channels);
+        stage_channels(s.u, q.u, my, i_t, tokens, channels);
+        stage_channels(s.delta, q.delta, my, i_t, tokens, channels);
+        stage_states(s.B, q.B, my, i_t, tokens);
         __syncthreads();
         #pragma unroll
         for (int i = 0; i < PIECE; i++)
-            advance(b_h, b_A, s.u[i], s.delta[i], s.B[i], m);
+            advance(b_h, b_A, s.u[i], s.delta[i], s.B[i], my);
         __syncthreads();
     }
 }
 
 /* The states after each token of a piece from the one before it, b_h[0]. */
-__device__ __forceinline__ void piece_states(Lane *b_h, const Lane &b_A, Tiles s, Place m) {
+__device__ __forceinline__ void piece_states(Lane *b_h, const Lane &b_A, Tiles s, Place my) {
     #pragma unroll
     for (int i = 0; i < PIECE; i++) {
         #pragma unroll
@@ -321,33 +326,34 @@ __device__ __forceinline__ void piece_states(Lane *b_h, const Lane &b_A, Tiles s
             #pragma unroll
             for (int k = 0; k < LANE_STATES; k++)
                 b_h[i + 1][j][k] = b_h[i][j][k];
-        advance(b_h[i + 1], b_A, s.u[i], s.delta[i], s.B[i], m);
+        advance(b_h[i + 1], b_A, s.u[i], s.delta[i], s.B[i], my);
     }
 }
 
 /* Back over a piece that begins at token i_t. */
-__device__ __forceinline__ void walk_back(Walk &w, Lane *b_h, const BackwardArgs &q, Tiles s, Place m, int i_t) {
+__device__ __forceinline__ void walk_back(Walk &w, Lane *b_h, const BackwardArgs &q, Tiles s, Place my, int i_t) {
     #pragma unroll
     for (int i = PIECE - 1; i >= 0; i--) {
         Sums sums;
         const Token x = { s.u[i], s.delta[i], s.dy[i], s.B[i], s.C[i] };
-        retreat(w, b_h[i], b_h[i + 1], x, sums, m);
-        add_lanes(sums, s.du[i], s.ddelta[i], s.part[m.i_warp][i % PENDING], m);
+        retreat(w, b_h[i], b_h[i + 1], x, sums, my);
+        add_lanes(sums, s.du[i], s.ddelta[i], s.part[my.i_warp][i % PENDING], my);
         if (i % PENDING == 0) {
             __syncthreads();
-            add_warps(s.part, q.dBC, m, i_t + i, q.tokens);
+            add_warps(s.part, q.dBC, my, i_t + i, q.tokens);
             __syncthreads();
         }
     }
 }
 
 /* The piece's gradients of u and delta from shared memory to their place. */
-__device__ __forceinline__ void write_gradients(const BackwardArgs &q, Tiles s, Place m, int i_t0) {
+__device__ __forceinline__ void write_gradients(const BackwardArgs &q, Tiles s, Place my, int i_t0) {
     const int tokens = q.tokens, channels = q.channels;
-    for (int k = m.i_thread; k < PIECE*BLOCK_CHANNELS; k += THREADS) {
-        int i = k/BLOCK_CHANNELS, j = k%BLOCK_CHANNELS, i_t = i_t0 + i, i_c = m.i_c0 + j;
-        if (i_t >= tokens || i_c >= channels) continue;
-        long long at = ((long long)m.i_b*tokens + i_t)*channels + i_c;
+    for (int k = my.i_thread; k < PIECE*BLOCK_CHANNELS; k += THREADS) {
+        int i = k/BLOCK_CHANNELS, j = k%BLOCK_CHANNELS, i_t = i_t0 + i, i_c = my.i_c0 + j;
+        if (i_t >= tokens || i_c >= channels)
+            continue;
+        long long at = ((long long)my.i_b*tokens + i_t)*channels + i_c;
         q.du[at] = s.delta[i][j]*s.du[i][j] + q.D[i_c]*s.dy[i][j];
         q.ddelta[at] = s.ddelta[i][j];
     }
@@ -358,23 +364,24 @@ __device__ __forceinline__ void write_gradients(const BackwardArgs &q, Tiles s, 
 _BACKWARD = r"""
 /* Back over the segment of tokens that begins at `begin`, where the state is b_h[0]. */
 __device__ __forceinline__ void backward_segment(
-    Walk &w, Lane *b_h, const BackwardArgs &q, Tiles s, Place m, int begin
+    Walk &w, Lane *b_h, const BackwardArgs &q, Tiles s, Place my, int begin
 ) {
     const int tokens = q.tokens, channels = q.channels;
     const int end = begin + SEGMENT < tokens ? begin + SEGMENT : tokens, last = begin + (end - begin - 1)/PIECE*PIECE;
     const long long slab = (long long)channels*STATES;
-    keep_pieces(b_h[0], w.A, q, s, m, make_int2(begin, last));
+    keep_pieces(b_h[0], w.A, q, s, my, make_int2(begin, last));
     for (int i_t = last; i_t >= begin; i_t -= PIECE) {
-        if (i_t < last) load(b_h[0], s.p_inner + (i_t - begin)/PIECE*slab, m, channels);
-        stage_channels(s.u, q.u, m, i_t, tokens, channels);
-        stage_channels(s.delta, q.delta, m, i_t, tokens, channels);
-        stage_channels(s.dy, q.dy, m, i_t, tokens, channels);
-        stage_states(s.B, q.B, m, i_t, tokens);
-        stage_states(s.C, q.C, m, i_t, tokens);
+        if (i_t < last)
+            load(b_h[0], s.p_inner + (i_t - begin)/PIECE*slab, my, channels);
+        stage_channels(s.u, q.u, my, i_t, tokens, channels);
+        stage_channels(s.delta, q.delta, my, i_t, tokens, channels);
+        stage_channels(s.dy, q.dy, my, i_t, tokens, channels);
+        stage_states(s.B, q.B, my, i_t, tokens);
+        stage_states(s.C, q.C, my, i_t, tokens);
         __syncthreads();
-        piece_states(b_h, w.A, s, m);
-        walk_back(w, b_h, q, s, m, i_t);
-        write_gradients(q, s, m, i_t);
+        piece_states(b_h, w.A, s, my);
+        walk_back(w, b_h, q, s, my, i_t);
+        write_gradients(q, s, my, i_t);
     }
 }
 
@@ -383,26 +390,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) scan_backward(BackwardA
     __shared__ float s_u[PIECE][BLOCK_CHANNELS], s_delta[PIECE][BLOCK_CHANNELS], s_dy[PIECE][BLOCK_CHANNELS];
     __shared__ float s_du[PIECE][BLOCK_CHANNELS], s_ddelta[PIECE][BLOCK_CHANNELS];
     __shared__ float s_B[PIECE][STATES], s_C[PIECE][STATES], s_part[WARPS][PENDING][2][STATES];
-    const Place m = my_place();
+    const Place my = my_place();
     const int tokens = q.tokens, channels = q.channels, segments = (tokens + SEGMENT - 1)/SEGMENT;
     const long long slab = (long long)channels*STATES;
-    float *p_inner = q.inner + m.i_b*(SEGMENT/PIECE)*slab;
+    float *p_inner = q.inner + my.i_b*(SEGMENT/PIECE)*slab;
     const Tiles s = { s_u, s_delta, s_dy, s_du, s_ddelta, s_B, s_C, s_part, p_inner };
     Walk w;
     Lane b_h[PIECE + 1];                                                // states around the tokens of a piece
-    load(w.A, q.A, m, channels);
-    load(w.g, q.dlast + m.i_b*slab, m, channels);
+    load(w.A, q.A, my, channels);
+    load(w.g, q.dlast + my.i_b*slab, my, channels);
     #pragma unroll
     for (int j = 0; j < LANE_CHANNELS; j++)
         #pragma unroll
         for (int i = 0; i < LANE_STATES; i++)
             w.dA[j][i] = 0.f;
     for (int i_s = (tokens - 1)/SEGMENT; i_s >= 0; i_s--) {
-        load(b_h[0], q.kept + ((long long)m.i_b*segments + i_s)*slab, m, channels);
-        backward_segment(w, b_h, q, s, m, i_s*SEGMENT);
+        load(b_h[0], q.kept + ((long long)my.i_b*segments + i_s)*slab, my, channels);
+        backward_segment(w, b_h, q, s, my, i_s*SEGMENT);
     }
-    store(w.dA, q.dA + m.i_b*slab, m, channels);
-    store(w.g, q.dh0 + m.i_b*slab, m, channels);
+    store(w.dA, q.dA + my.i_b*slab, my, channels);
+    store(w.g, q.dh0 + my.i_b*slab, my, channels);
 }
 """
 CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _RETREAT + _PIECES + _BACKWARD

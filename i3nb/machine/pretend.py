@@ -32,7 +32,7 @@ from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 import i3nb
 from ..core import I3Config
-from ..data import Prepared
+from ..data.shards import Prepared
 from ..kernels import cuda_c, expert_ops_gpu, experts_gpu, experts_triton, head_gpu, scan_gpu, trials
 from ..kernels.native import _cache_dir
 from ..kernels.ptx import Runner, lacking

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 from ..core import I3Config
-from ..data import prepare
+from ..data.preparation import prepare
 from ..kernels.trials import choose, library_path, ready
 from ..trainer import Trainer, TrainSettings, World, card_jobs, run_processes
 

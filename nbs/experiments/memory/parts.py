@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 import torch
 from i3nb.core import I3Config
-from i3nb.data import prepare
+from i3nb.data.preparation import prepare
 from i3nb.trainer import Trainer, TrainSettings
 
 

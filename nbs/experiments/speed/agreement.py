@@ -4,7 +4,7 @@ forms, and write both losses.
 The control is the fast form from weights that differ in their last bit: training multiplies such differences, above all
 where a token's choice of experts tips over.
 
-    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sample_data`
+    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sources.sample_data`
 """
 
 import json
@@ -16,7 +16,9 @@ from tqdm import tqdm
 from i3nb.base.devices import seed_all
 from i3nb.base.forms import using
 from i3nb.core import I3Config
-from i3nb.data import Batches, prepare, sample_data
+from i3nb.data.batches import Batches
+from i3nb.data.preparation import prepare
+from i3nb.data.sources import sample_data
 from i3nb.model import I3Model
 from i3nb.optim import clip_gradients, lr_scale
 from i3nb.recipes import build_optimizer
