@@ -39,7 +39,7 @@ FLAGS = [
 
 # A run of a tiny model on the embedded grammar, in its own process and process group, and a dashboard on it.
 DEMO = """import os, subprocess, sys
-from i3nb.dashboard import watch
+from i3nb.monitor.dashboard import watch
 run = os.environ['I3NB_BROWSER_RUN']
 with open(run + '.py', 'w') as f:
     f.write('from i3nb.trainer import i3nb_train\\nif __name__ == "__main__": i3nb_train()')

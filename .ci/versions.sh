@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs notebooks with other versions of the libraries than $VENV has: the oldest that settings.ini allows, and the newest.
-# Usage: sh .ci/versions.sh [PATTERN ...]     which notebooks, as for .ci/test.py (default: commands, data, widgets)
+# Usage: sh .ci/versions.sh [PATTERN ...]     which notebooks, as for .ci/test.py (default: commands, figures, data, widgets)
 # Reads: VENV   the environment made by .ci/env.sh (default .venv): torch, and whatever settings.ini does not name, come from it
 #        ONLY   `oldest` or `newest` (default: both)
 # nbdev 2 and fastcore 2 exclude each other, so the newest can only be tested without nbdev. torch is not varied: another one is gigabytes.
@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
-[ $# -gt 0 ] || set -- nbs/00_core nbs/02_data nbs/12_dashboard
+[ $# -gt 0 ] || set -- nbs/base nbs/01_core nbs/02_data nbs/data nbs/monitor/1
 
 # Of `fastcore>=1.8.0,<3` the oldest is `fastcore==1.8.0`.
 wanted() {
@@ -47,7 +47,7 @@ from importlib.metadata import version
 from pathlib import Path
 print(f'\n[versions] {sys.argv[1]}: Python {sys.version.split()[0]}', *[f'{n} {version(n)}' for n in 'torch fastcore numpy datasets ipywidgets safetensors matplotlib'.split()], sep=', ', flush=True)
 sys.path.insert(0, '.')
-for module in sorted(Path('i3nb').glob('[a-z]*.py')): importlib.import_module(f'i3nb.{module.stem}')
+for module in sorted(Path('i3nb').rglob('[a-z]*.py')): importlib.import_module('.'.join(module.with_suffix('').parts))
 PYTHON
     "$python" .ci/test.py "$@" --python "$folder/bin/python" || status=1
 done

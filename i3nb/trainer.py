@@ -42,10 +42,13 @@ from .kernels.graphs import GraphedStep
 from .kernels.native import keep_memory
 from .kernels.trials import ready
 from .model import I3Model, save_tensors
-from .recipes import RECIPES, build_optimizer
+from .monitor.log import MetricsWriter, read_metrics
+from .monitor.metrics import PplMeter, bits_per_byte, perplexity
+from .monitor.plots import plot_run
+from .monitor.telemetry import Telemetry
 from .optim import clip_gradients, gradient_norm, lr_scale, shorten
+from .recipes import RECIPES, build_optimizer
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
-from .telemetry import MetricsWriter, PplMeter, Telemetry, bits_per_byte, perplexity, plot_run, read_metrics
 from .tokenizer import ChunkTokenizer
 
 # %% ../nbs/13_trainer.ipynb #c006
@@ -497,11 +500,11 @@ def card_jobs(
     precision: str,  # 'fp32', 'bf16' or 'fp16'
 ) -> list:  # of `Job`
     "Every choice of a form that training on a card makes: in its steps, and in fp32 for the stories between them."
-    from i3nb.kernels.experts_gpu import experts_job
     from i3nb.kernels.expert_ops_gpu import ops_job
+    from i3nb.kernels.experts_gpu import experts_job
+    from i3nb.kernels.gru_gpu import gru_job
     from i3nb.kernels.head_gpu import head_job
     from i3nb.kernels.scan_gpu import scan_job
-    from i3nb.kernels.gru_gpu import gru_job
 
     dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[precision]
     typed = [job(device, kind) for kind in {dtype, torch.float32} for job in (experts_job, ops_job)]

@@ -8,10 +8,10 @@ __all__ = ['matmul_ceiling', 'device_name', 'peak_gb']
 # %% ../../nbs/bench/04_ceiling.ipynb #h43378
 import platform
 import re
-import sys
 import time
 from pathlib import Path
 import torch
+from ..monitor.memory import peak_resident
 
 # %% ../../nbs/bench/04_ceiling.ipynb #c033
 def matmul_ceiling(
@@ -61,9 +61,4 @@ def peak_gb(device='cpu') -> float:
     device = torch.device(device)
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 1e9
-    status = Path('/proc/self/status')
-    if status.is_file() and (found := re.search(r'VmHWM:\s*(\d+) kB', status.read_text())):
-        return int(found[1]) * 1024 / 1e9
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9
+    return peak_resident() / 1e9

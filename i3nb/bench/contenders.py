@@ -16,8 +16,8 @@ from .peers import PEER_MICRO, build_peer, peer_flops, peer_optimizer
 from ..core import PRESETS, I3Config
 from ..kernels.graphs import GraphedStep
 from ..model import I3Model, flops_per_token
-from ..recipes import RECIPES, Optimizers, build_optimizer
 from ..optim import clip_gradients
+from ..recipes import RECIPES, Optimizers, build_optimizer
 from ..scan import scan_loop
 from ..trainer import autocast
 

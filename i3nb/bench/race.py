@@ -18,8 +18,8 @@ from .child import in_child, tell
 from .contenders import make_contender, one_step
 from ..data import Batches, eval_batches, prepare, target_bytes
 from ..kernels.native import keep_memory
+from ..monitor.metrics import bits_per_byte, perplexity
 from ..optim import lr_scale
-from ..telemetry import bits_per_byte, perplexity
 from ..trainer import autocast
 
 # %% ../../nbs/bench/07_race.ipynb #h30742

@@ -19,7 +19,7 @@ from .facts import HUB_HOST, Facts
 from .install import INSTALL_GB
 from .places import MARGIN_HOURS, Places
 from .plan import TrainPlan
-from ..telemetry import GB
+from ..monitor.memory import GB
 
 # %% ../../nbs/machine/07_checks.ipynb #c045
 VERDICTS = dict(ok=('✓', '#0072B2'), warn=('!', '#B8860B'), stop=('✕', '#D55E00'))  # a sign and a colour; best first

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from ..core import I3Config, param_count
 from .facts import Card
-from ..telemetry import GB
+from ..monitor.memory import GB
 
 # %% ../../nbs/machine/04_estimates.ipynb #c018
 PARAMETER_BYTES = 18  # weight, gradient, two moments in fp32; a copy in 16 bits

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import psutil
 import torch
 from ..base.devices import cpu_bf16_speedup
-from ..telemetry import GB, _ask, _total_ram, find_card, load_nvml
+from ..monitor.memory import GB, total_ram
+from ..monitor.sensors import ask_nvml, find_card, load_nvml
 
 # %% ../../nbs/machine/02_facts.ipynb #facts6
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,12 @@ def _decode(x) -> str | None:
 
 def _nvml_card(nvml, handle) -> Card:
     "What NVML knows of one GPU."
-    memory = _ask(nvml, 'nvmlDeviceGetMemoryInfo', handle)
+    memory = ask_nvml(nvml, 'nvmlDeviceGetMemoryInfo', handle)
     return Card(
-        name=_decode(_ask(nvml, 'nvmlDeviceGetName', handle)) or 'unknown card',
-        capability=_ask(nvml, 'nvmlDeviceGetCudaComputeCapability', handle) or (0, 0),
+        name=_decode(ask_nvml(nvml, 'nvmlDeviceGetName', handle)) or 'unknown card',
+        capability=ask_nvml(nvml, 'nvmlDeviceGetCudaComputeCapability', handle) or (0, 0),
         memory_gb=memory.total / GB if memory else 0.0,
-        uuid=_decode(_ask(nvml, 'nvmlDeviceGetUUID', handle)),
+        uuid=_decode(ask_nvml(nvml, 'nvmlDeviceGetUUID', handle)),
     )
 
 
@@ -138,9 +139,9 @@ def _ask_smi(fields: str) -> tuple:  # status and output
 def find_cards() -> FoundCards:
     "The GPUs and their driver, without starting CUDA."
     if nvml := load_nvml():
-        version = _ask(nvml, 'nvmlSystemGetCudaDriverVersion')
+        version = ask_nvml(nvml, 'nvmlSystemGetCudaDriverVersion')
         cuda = (version // 1000, version % 1000 // 10) if version else None
-        return FoundCards(cards_by_nvml(nvml), _decode(_ask(nvml, 'nvmlSystemGetDriverVersion')), cuda)
+        return FoundCards(cards_by_nvml(nvml), _decode(ask_nvml(nvml, 'nvmlSystemGetDriverVersion')), cuda)
     status, text = _ask_smi('name,compute_cap,memory.total,uuid')
     if status:
         return FoundCards([])
@@ -156,7 +157,7 @@ def find_facts(
     existing = Path(folder).absolute()
     while not existing.exists():
         existing = existing.parent
-    ram = _total_ram() / GB
+    ram = total_ram() / GB
     return Facts(
         cards=tuple(found.cards),
         torch=torch.__version__,

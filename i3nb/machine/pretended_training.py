@@ -20,7 +20,7 @@ from ..core import I3Config
 from ..data import Prepared
 from .pretended_libraries import PretendedGPU
 from .pretended_tensors import ACTIVE_GPUS, current_gpu
-from ..telemetry import MetricsWriter
+from ..monitor.log import MetricsWriter
 from ..trainer import Trainer, TrainSettings
 
 # %% ../../nbs/machine/18_pretended_training.ipynb #c060

@@ -17,7 +17,9 @@ import i3nb
 from ..base.files import read_json, write_atomic
 from ..core import PRESETS, I3Config
 from ..data import HUB
-from ..telemetry import _time, plot_run, read_metrics, to_columns
+from ..monitor.log import read_metrics, to_columns
+from ..monitor.metrics import format_seconds
+from ..monitor.plots import plot_run
 from ..trainer import FIXED, last_good_checkpoint
 
 # %% ../../nbs/machine/12_results.ipynb #rsl5
@@ -73,7 +75,7 @@ def run_figures(folder) -> dict:
         'parameters': f'{status["params"]:,}' if status.get('params') else None,
         'optimizer steps': last('step', '{:,.0f}'),
         'tokens trained on': last('tokens', '{:,.0f}'),
-        'training time': _time(float(elapsed[-1])) if len(elapsed) else None,
+        'training time': format_seconds(float(elapsed[-1])) if len(elapsed) else None,
         'device': _device_line(status),
         'ended': None if status.get('state') in (None, 'finished') else f'{status["state"]}, before its time',
         'training loss, last step': last('loss', '{:.3f} nats a token'),

@@ -13,7 +13,6 @@ from fastcore.basics import patch
 from ..base.commands import I3Error
 from ..base.files import read_json
 from ..core import I3Config
-from ..dashboard import watch
 from .checks import Check, Report, check_install_disk, check_machine, check_surroundings, choose_data
 from .facts import can_connect, find_facts
 from .install import install_torch
@@ -23,6 +22,7 @@ from .plan import plan_training
 from .probe import check_probe, probe
 from .results import read_stories, write_results
 from .resume import checkpoints_below, copy_checkpoint, earlier_minutes, find_checkpoint, keep_settings
+from ..monitor.dashboard import watch
 from ..train.rehearsal import Way
 
 # %% ../../nbs/machine/13_session.ipynb #c086

@@ -18,8 +18,8 @@ from i3nb.base.forms import using
 from i3nb.core import I3Config
 from i3nb.data import Batches, prepare, sample_data
 from i3nb.model import I3Model
-from i3nb.recipes import build_optimizer
 from i3nb.optim import clip_gradients, lr_scale
+from i3nb.recipes import build_optimizer
 from i3nb.trainer import autocast
 
 # every part by its specification: loops through time, over tokens and over experts, and masked softmaxes
