@@ -255,6 +255,25 @@ def _as_results(times: dict, forms: tuple) -> dict:
     return {f: dict(ms=times[f]) if f in times else dict(why='no time is given') for f in forms}
 
 
+def _try_all(
+    missing: list,  # pairs of a `Job` and a form
+    device,
+    timeout: float,
+    env: dict,
+) -> list:  # the result of each
+    "Try forms in child processes, as many at a time as there are cores."
+    print(f'i3nb: trying {len(missing)} forms of kernels on {device}, once for this card and software', file=sys.stderr)
+    env = dict(os.environ if env is None else env, I3NB_TURN=str(results_file(device).with_suffix('.turn')))
+    with contextlib.suppress(OSError):
+        results_file(device).parent.mkdir(parents=True, exist_ok=True)
+
+    def attempt(job, form):
+        return try_form(job.part, form, device, dict(job.case), timeout, env)
+
+    with ThreadPoolExecutor(min(len(missing), _cores())) as pool:
+        return list(pool.map(attempt, *zip(*missing)))
+
+
 def ready(
     jobs: list,  # of `Job`
     device,
@@ -271,17 +290,7 @@ def ready(
     missing = [(j, f) for j in jobs for f in j.forms if f not in known.get(j.key, {})]
     if not missing:
         return known
-    print(f'i3nb: trying {len(missing)} forms of kernels on {device}, once for this card and software', file=sys.stderr)
-    env = dict(os.environ if env is None else env, I3NB_TURN=str(results_file(device).with_suffix('.turn')))
-    with contextlib.suppress(OSError):
-        results_file(device).parent.mkdir(parents=True, exist_ok=True)
-
-    def attempt(job, form):
-        return try_form(job.part, form, device, dict(job.case), timeout, env)
-
-    with ThreadPoolExecutor(min(len(missing), _cores())) as pool:
-        found = list(pool.map(attempt, *zip(*missing)))
-    for (job, form), result in zip(missing, found):
+    for (job, form), result in zip(missing, _try_all(missing, device, timeout, env)):
         known.setdefault(job.key, {})[form] = result
         if 'why' in result:
             say(f'{job.key}: the form {form!r} does not serve on {device}: {result["why"]}')
