@@ -42,7 +42,7 @@ DEMO = """import os, subprocess, sys
 from i3nb.monitor.dashboard import watch
 run = os.environ['I3NB_BROWSER_RUN']
 with open(run + '.py', 'w') as f:
-    f.write('from i3nb.trainer import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
+    f.write('from i3nb.commands import i3nb_train\\nif __name__ == "__main__": i3nb_train()')
 small = '--max_mb 1 --vocab_size 1200 --batch_size 4 --seq_len 64 --eval_every 20 --eval_docs 8 --checkpoint_every 25'
 train = subprocess.Popen(
     [sys.executable, run + '.py', '--preset', 'i3-tiny', '--data', 'synthetic', '--out', run,

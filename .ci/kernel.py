@@ -64,7 +64,7 @@ def make_data(folder):
     "A few hundred made-up stories as somebody's own file"
     code = """
 import json, sys
-from i3nb.data import grammar_stories
+from i3nb.data.grammar import grammar_stories
 for name, seed, n in (('stories.jsonl', 1, 400), ('held out.jsonl', 2, 12)):
     with open(f'{sys.argv[1]}/{name}', 'w') as f:
         f.writelines(json.dumps(dict(text=t))+'\\n' for t in grammar_stories(n, seed))

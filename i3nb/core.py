@@ -178,13 +178,18 @@ class Kind(NamedTuple):
     "What a parameter is."
 
     piece: str  # its row in `param_table`
-    role: str  # 'hidden': a matrix between two widths of the model; 'matrix': another one; 'table': a row for each token; 'vector'
+    role: str  # one of `ROLES`
     large: bool = False  # multiplies every token, and may be kept in 16 bits for generation
     in_first: bool = False  # its matrices are (in, out), as in x @ w, instead of (out, in) as in `nn.Linear`
     parts: int = 1  # how many matrices lie below each other in it
 
 
-ROLES = ('hidden', 'matrix', 'table', 'vector')
+ROLES = (
+    'hidden',  # a matrix between two widths of the model
+    'matrix',  # another matrix
+    'table',  # a row for each token
+    'vector',
+)
 
 
 def kinds_of(

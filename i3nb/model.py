@@ -239,6 +239,16 @@ def run_blocks(
 
 
 @patch
+def token_loss(
+    self: I3Model,
+    hidden: torch.Tensor,  # (b, t, d) after the final norm
+    targets: torch.Tensor,  # (b, t) the token after each; -100 is ignored
+) -> torch.Tensor:  # () mean cross-entropy in nats per token
+    "How badly the head predicts the targets from the hidden states."
+    return linear_cross_entropy(hidden.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten())
+
+
+@patch
 def forward(
     self: I3Model,
     ids: torch.Tensor,  # (b, t) int64 token ids
@@ -253,8 +263,7 @@ def forward(
     out.z = torch.stack([aux.z for aux in auxes]).mean()
     out.usage = torch.stack([aux.usage for aux in auxes])  # (layers, e)
     if targets is not None:
-        hidden = out.hidden.flatten(0, 1)  # (b*t, d)
-        out.lm_loss = linear_cross_entropy(hidden, self.head.weight, self.head.bias, targets.flatten())
+        out.lm_loss = self.token_loss(out.hidden, targets)
         out.loss = out.lm_loss + router_loss(self.cfg, out.balance, out.z)
     return out
 

@@ -71,7 +71,7 @@ class _SegmentedScan(Function):
             if t % _SegmentedScan.SEGMENT == 0:
                 kept.append(h)
             y[:, t], h = scan_step(u[:, t], delta[:, t], A, B[:, t], C[:, t], D, h=h)
-        ctx.save_for_backward(u, delta, A, B, C, D, torch.stack(kept))
+        ctx.save_for_backward(*inputs[:6], torch.stack(kept))
         return y, h
 
     @staticmethod

@@ -52,7 +52,8 @@ def pick_device(name: str = 'auto') -> torch.device:
         raise I3Error(f"device {name!r}: this machine has no CUDA card that torch can see; use 'auto' or 'cpu'")
     if dev.type == 'cuda' and not cuda_usable(dev.index or 0):
         raise I3Error(
-            f'device {name!r}: torch {torch.__version__} holds no code for this card; install an older torch (2.7.1 still knows the P100)'
+            f'device {name!r}: torch {torch.__version__} holds no code for this card; '
+            'install an older torch (2.7.1 still knows the P100)'
         )
     return dev
 

@@ -11,6 +11,7 @@ import re
 import time
 from pathlib import Path
 import torch
+from ..base.devices import dtype_of
 from ..monitor.memory import peak_resident
 
 # %% ../../nbs/bench/04_ceiling.ipynb #c033
@@ -22,7 +23,7 @@ def matmul_ceiling(
 ) -> float:  # 1e9 FLOP/s
     "The best rate of plain matrix products on `device`."
     device, best = torch.device(device), 0.0
-    dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
+    dtype = dtype_of(precision)
     sizes = sizes or (
         [(8192,) * 3, (4096, 4096, 8192)] if device.type == 'cuda' else [(2048,) * 3, (4096,) * 3, (4096, 512, 2048)]
     )

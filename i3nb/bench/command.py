@@ -16,7 +16,8 @@ from .peers import build_peer
 from .race import parse_entry, print_race, run_race
 from .rows import make_row, print_rows, run_rows
 from ..core import PRESETS, I3Config
-from ..data import prepare, sample_data
+from ..data.preparation import prepare
+from ..data.sources import sample_data
 from ..recipes import RECIPES
 
 # %% ../../nbs/bench/08_command.ipynb #h13746

@@ -11,39 +11,22 @@ from importlib.util import find_spec
 from typing import Callable
 import torch
 import torch.nn.functional as F
-from .. import recurrence
+from ..base.forms import using
 from .peers import PEER_MICRO, build_peer, peer_flops, peer_optimizer
 from ..core import PRESETS, I3Config
 from ..kernels.graphs import GraphedStep
 from ..model import I3Model, flops_per_token
 from ..optim import clip_gradients
 from ..recipes import RECIPES, Optimizers, build_optimizer
-from ..scan import scan_loop
-from ..trainer import autocast
+from ..train.evaluate import autocast
 
 # %% ../../nbs/bench/02_contenders.ipynb #c017
 LOOP_MICRO = 2  # sequences at once
 
 
-def _loop_gru(x, h, Wx, Wh, bias):
-    with torch.autocast(x.device.type, enabled=False):
-        return recurrence.gru_loop(x.to(Wx.dtype), h, Wx, Wh, bias)
-
-
-def _loop_scan(u, delta, A, B, C, D, h0):
-    with torch.autocast(u.device.type, enabled=False):
-        return scan_loop(*(x.float() for x in (u, delta, A, B, C, D, h0)))
-
-
-class paper_way:
+def paper_way() -> using:
     "While active, GRU and scan are Python loops through time."
-
-    def __enter__(self):
-        self.fast = recurrence.gru, recurrence.selective_scan
-        recurrence.gru, recurrence.selective_scan = _loop_gru, _loop_scan
-
-    def __exit__(self, *_):
-        recurrence.gru, recurrence.selective_scan = self.fast
+    return using(gru='loop', scan='loop')
 
 # %% ../../nbs/bench/02_contenders.ipynb #c020
 @dataclass(kw_only=True)

@@ -16,11 +16,12 @@ from ..base.commands import I3Error
 from ..base.devices import pick_device, pick_precision, seed_all
 from .child import in_child, tell
 from .contenders import make_contender, one_step
-from ..data import Batches, eval_batches, prepare, target_bytes
+from ..data.batches import Batches, eval_batches, target_bytes
+from ..data.preparation import prepare
 from ..kernels.native import keep_memory
 from ..monitor.metrics import bits_per_byte, perplexity
 from ..optim import lr_scale
-from ..trainer import autocast
+from ..train.evaluate import autocast
 
 # %% ../../nbs/bench/07_race.ipynb #h30742
 @torch.no_grad()

@@ -260,7 +260,8 @@ class Driver:
             _check(cuda.cuModuleGetFunction(ctypes.byref(kernel), module, run.name.encode()))
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             places = (ctypes.c_void_p * 1)(ctypes.addressof(args))
-            _check(cuda.cuLaunchKernel(kernel, *run.grid, 1, run.threads, 1, 1, 0, stream, places, None))
+            shape = *run.grid, 1, run.threads, 1, 1
+            _check(cuda.cuLaunchKernel(kernel, *shape, 0, stream, places, None))
 
 # %% ../../nbs/kernels/10_cuda.ipynb #c030
 _driver = Driver()

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from fastcore.xml import B, Table, Td, Th, Tr, to_xml
 from ..base.commands import I3Error
 from ..core import I3Config, param_count
-from ..data import hub_offline, hub_problem, open_sources
+from ..data.hub import hub_offline, hub_problem
+from ..data.sources import open_sources
 from .estimates import memory_need
 from .facts import HUB_HOST, Facts
 from .install import INSTALL_GB

@@ -24,7 +24,7 @@ from .plan import TrainPlan
 
 # %% ../../nbs/machine/10_launch.ipynb #lau4
 LIBRARY = Path(i3nb.__file__).parent.parent  # the folder that `i3nb` is imported from
-TRAIN_SCRIPT = """from i3nb.trainer import i3nb_train
+TRAIN_SCRIPT = """from i3nb.commands import i3nb_train
 if __name__ == "__main__": i3nb_train()
 """
 

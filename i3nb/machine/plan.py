@@ -12,7 +12,7 @@ from ..core import I3Config, param_count
 from .estimates import Fit, fit_batch, good_batch, rate_of
 from .facts import Card, Facts
 from .install import torch_for
-from ..train.rehearsal import Way
+from .rehearsal import Way
 
 # %% ../../nbs/machine/06_plan.ipynb #c021
 @dataclass(frozen=True, kw_only=True)

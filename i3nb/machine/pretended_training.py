@@ -17,11 +17,12 @@ from types import SimpleNamespace
 from typing import NamedTuple
 import i3nb
 from ..core import I3Config
-from ..data import Prepared
+from ..data.shards import Prepared
 from .pretended_libraries import PretendedGPU
 from .pretended_tensors import ACTIVE_GPUS, current_gpu
 from ..monitor.log import MetricsWriter
-from ..trainer import Trainer, TrainSettings
+from ..train.settings import TrainSettings
+from ..trainer import Trainer
 
 # %% ../../nbs/machine/18_pretended_training.ipynb #c060
 TINY = dict(
@@ -65,7 +66,7 @@ def train_steps(
     with MetricsWriter(Path(out) / 'metrics.jsonl') as metrics:
         for _ in range(steps):
             waits.clear()
-            trainer._more(SimpleNamespace(asked=None))
+            trainer.has_more_steps(SimpleNamespace(asked=None))
             row = trainer.train_step()
             metrics.write(**row)
             seen.losses.append(row['loss'])

@@ -14,7 +14,7 @@ from ..kernels.trials import source_digest
 from .checks import Check
 from .facts import Facts
 from .plan import TrainPlan
-from ..train.rehearsal import Way, find_way, try_forms
+from .rehearsal import Way, find_way, try_forms
 
 # %% ../../nbs/machine/08_probe.ipynb #c036
 def _probe_key(plan: TrainPlan, facts: Facts) -> dict:

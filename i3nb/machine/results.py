@@ -16,11 +16,12 @@ import numpy as np
 import i3nb
 from ..base.files import read_json, write_atomic
 from ..core import PRESETS, I3Config
-from ..data import HUB
+from ..data.hub import HUB
 from ..monitor.log import read_metrics, to_columns
 from ..monitor.metrics import format_seconds
 from ..monitor.plots import plot_run
-from ..trainer import FIXED, last_good_checkpoint
+from ..train.checkpoints import last_good_checkpoint
+from ..train.settings import FIXED
 
 # %% ../../nbs/machine/12_results.ipynb #rsl5
 class DataTerms(NamedTuple):

@@ -12,10 +12,11 @@ import shutil
 import tempfile
 from pathlib import Path
 import torch
-from ..base.commands import I3Error
+from ..base.commands import I3Error, options
 from ..base.files import read_json, write_atomic
 from ..core import I3Config
-from ..trainer import FIXED, check_checkpoint, last_good_checkpoint
+from ..train.checkpoints import check_checkpoint, last_good_checkpoint
+from ..train.settings import FIXED, TrainSettings
 
 # %% ../../nbs/machine/11_resume.ipynb #c069
 def checkpoints_below(root: Path) -> list:
@@ -91,9 +92,9 @@ def earlier_minutes(folder) -> float:
 
 def _kept_arguments(settings: dict, precision: str | None) -> list:
     "The arguments that say what a run was trained with; its precision, unless today's GPU lacks bf16."
-    kept = []
+    kept, flags = [], options(TrainSettings)
     for name in FIXED:
-        if name != 'clip' and settings.get(name) is not None:  # `i3nb_train` has no flag for it
+        if name in flags and settings.get(name) is not None:
             kept += [f'--{name}', str(settings[name])]
     before = settings.get('resolved_precision')
     if before and (before, precision) != ('bf16', 'fp16'):

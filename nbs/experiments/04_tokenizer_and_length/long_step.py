@@ -1,4 +1,6 @@
-"Forward and backward passes of `i3-300m` with the same tokens in fewer, longer sequences, taking turns: `python long_step.py OUT.json [ROUNDS]`."
+"""Forward and backward passes of `i3-300m` with the same tokens in fewer, longer sequences, taking turns.
+
+Usage: python long_step.py OUT.json [ROUNDS]"""
 
 import json
 import sys

@@ -1,7 +1,8 @@
-"Writes one long text and notes what a token costs on the way: `python long_text.py MODEL TOKENS OUT.json`, MODEL a preset or a folder."
+"""Writes one long text and notes what a token costs on the way.
+
+Usage: python long_text.py MODEL TOKENS OUT.json [MINUTES], where MODEL is a preset or a folder"""
 
 import json
-import platform
 import sys
 import time
 from pathlib import Path

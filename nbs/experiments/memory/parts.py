@@ -1,4 +1,6 @@
-"""What a training process in little memory consists of, phase by phase: parts.py DATA VAL OUT.json [PRESET] [BATCH] [STEPS]"""
+"""What a training process in little memory consists of, phase by phase.
+
+parts.py DATA VAL OUT.json [PRESET] [BATCH] [STEPS]"""
 
 import json
 import os
@@ -8,14 +10,16 @@ import time
 from pathlib import Path
 import torch
 from i3nb.core import I3Config
-from i3nb.data import prepare
-from i3nb.trainer import Trainer, TrainSettings
+from i3nb.data.preparation import prepare
+from i3nb.train.settings import TrainSettings
+from i3nb.trainer import Trainer
 
 
 def status():
     "Bytes now and at the peak since `forget_peak`."
-    lines = (l.split() for l in open('/proc/self/status'))
-    return {l[0][:-1]: int(l[1]) * 1024 for l in lines if l[0] in ('VmHWM:', 'VmRSS:', 'RssAnon:', 'RssFile:')}
+    names = ('VmHWM:', 'VmRSS:', 'RssAnon:', 'RssFile:')
+    words = (line.split() for line in open('/proc/self/status'))
+    return {w[0][:-1]: int(w[1]) * 1024 for w in words if w[0] in names}
 
 
 def forget_peak():
@@ -57,31 +61,23 @@ def main(data, val, out, preset='i3-300m', batch='16', steps='3'):
     )
 
     def phase(name):
-        inner = getattr(trainer, name)
+        inner = getattr(trainer.stepper, name)
 
         def outer(*args):
             forget_peak()
             found = inner(*args)
-            i = (
-                next((i for i, b in enumerate(trainer.model.blocks) if args[0] is b), None)
-                if name == '_block_gradient'
-                else None
-            )
-            facts = (
-                dict(grads=bytes_of(p.grad for p in args[0].parameters()))
-                if i is not None
-                else dict(inputs=bytes_of(found))
-                if name == '_block_inputs'
-                else {}
-            )
-            note(
-                f'step {trainer.step + 1} {name[1:]}', block=i, part=args[0] if name == '_part_step' else None, **facts
-            )
+            i, facts = None, {}
+            if name == 'block_gradient':
+                i = next(i for i, b in enumerate(trainer.model.blocks) if args[0] is b)
+                facts = dict(grads=bytes_of(p.grad for p in args[0].parameters()))
+            if name == 'block_inputs':
+                facts = dict(inputs=bytes_of(found))
+            note(f'step {trainer.step + 1} {name}', block=i, part=args[0] if name == 'part_step' else None, **facts)
             return found
 
-        setattr(trainer, name, outer)
+        setattr(trainer.stepper, name, outer)
 
-    for name in ('_block_inputs', '_head_step', '_block_gradient', '_part_step'):
+    for name in ('block_inputs', 'head_step', 'block_gradient', 'part_step'):
         phase(name)
     for _ in range(int(steps)):
         start, cpu = time.time(), os.times()
@@ -94,7 +90,7 @@ def main(data, val, out, preset='i3-300m', batch='16', steps='3'):
             system_s=os.times().system - cpu.system,
         )
     for name, work in dict(
-        checkpoint=trainer.save, validation=lambda: trainer.validate(8), story=trainer.sample
+        checkpoint=trainer.save, validation=lambda: trainer.validate(8), story=trainer.story
     ).items():
         forget_peak()
         work()

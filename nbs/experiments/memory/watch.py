@@ -1,38 +1,45 @@
-"""Run a command and watch its memory from outside: watch.py LOG.jsonl COMMAND…
+"""Run a command and watch its memory from outside.
 
-A line whenever VmHWM, the kernel's own record of the process's peak, has grown by 3 %, one a minute, and one at the end."""
+Usage: python watch.py LOG.jsonl COMMAND…
+
+Writes a line whenever VmHWM, the kernel's own record of the process's peak, has grown by 3 %, one per minute, and one
+at the end."""
 
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+NAMES = ('VmHWM', 'VmRSS', 'RssAnon', 'RssFile', 'VmSwap')
 
 
 def status(pid):
     "Bytes of VmHWM, VmRSS and their parts."
-    lines = (l.split() for l in open(f'/proc/{pid}/status'))
-    return {
-        l[0][:-1]: int(l[1]) * 1024 for l in lines if l[0] in ('VmHWM:', 'VmRSS:', 'RssAnon:', 'RssFile:', 'VmSwap:')
-    }
+    words = (line.split() for line in open(f'/proc/{pid}/status'))
+    return {w[0][:-1]: int(w[1]) * 1024 for w in words if w[0][:-1] in NAMES}
 
 
 def children(pid):
     "Bytes of the resident children."
     try:
-        pids = open(f'/proc/{pid}/task/{pid}/children').read().split()
+        pids = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
     except OSError:
         return 0
     total = 0
     for p in pids:
         try:
-            total += int(open(f'/proc/{p}/statm').read().split()[1]) * 4096
-        except OSError:
+            total += int(Path(f'/proc/{p}/statm').read_text().split()[1]) * 4096
+        except OSError:  # it has ended
             pass
     return total
 
 
 def watch(log, command):
-    process, start, said, last, peak, final = subprocess.Popen(command), time.time(), 0, 0, 0, {}
+    "Start the command and log its memory until it ends."
+    process, start = subprocess.Popen(command), time.time()
+    logged, last = 0, 0  # the largest VmHWM in the log, and when a line was last written
+    peak, final = 0, {}
     with open(log, 'w') as f:
 
         def line(**facts):
@@ -46,8 +53,8 @@ def watch(log, command):
                 break
             if now:
                 final, peak = now, max(peak, now['VmRSS'] + children(process.pid))
-                if now['VmHWM'] > 1.03 * said or time.time() - last > 60:
-                    said, last = max(said, now['VmHWM']), time.time()
+                if now['VmHWM'] > 1.03 * logged or time.time() - last > 60:
+                    logged, last = max(logged, now['VmHWM']), time.time()
                     line(**now)
             time.sleep(0.05)
         line(ended=process.wait(), VmHWM=final['VmHWM'], polled_peak_with_children=peak)

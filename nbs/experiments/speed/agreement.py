@@ -4,7 +4,7 @@ forms, and write both losses.
 The control is the fast form from weights that differ in their last bit: training multiplies such differences, above all
 where a token's choice of experts tips over.
 
-    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sample_data`
+    python agreement.py agreement.json            # needs the TinyStories sample, see `i3nb.data.sources.sample_data`
 """
 
 import json
@@ -16,11 +16,13 @@ from tqdm import tqdm
 from i3nb.base.devices import seed_all
 from i3nb.base.forms import using
 from i3nb.core import I3Config
-from i3nb.data import Batches, prepare, sample_data
+from i3nb.data.batches import Batches
+from i3nb.data.preparation import prepare
+from i3nb.data.sources import sample_data
 from i3nb.model import I3Model
 from i3nb.optim import clip_gradients, lr_scale
 from i3nb.recipes import build_optimizer
-from i3nb.trainer import autocast
+from i3nb.train.evaluate import autocast
 
 # every part by its specification: loops through time, over tokens and over experts, and masked softmaxes
 REFERENCE = dict(scan='loop', gru='loop', conv='plain', attention='dense', experts='loop', head='torch')
