@@ -1,4 +1,4 @@
-"""The house rules that no ready-made tool checks, for the exported modules.
+"""The house rules that no ready-made tool checks, for the exported modules and for the way through the notebooks.
 
 Usage: python .ci/house.py
 Each complaint names a file, a line and the remedy. `make test` runs this beside ruff (style) and import-linter (who
@@ -6,6 +6,7 @@ imports whom)."""
 
 import ast
 import configparser
+import json
 import re
 import sys
 from pathlib import Path
@@ -103,8 +104,31 @@ def check_links() -> list:
     return found
 
 
+NEXT = re.compile(r'^Next: .*?\]\(([^)#\s]+\.ipynb)\)', re.M)
+LAST = {'index.ipynb', 'testing/04_frontend.ipynb'}  # nothing follows them
+
+
+def check_next() -> list:
+    "Every notebook ends with one line `Next: [...](...)`, whose link leads to a notebook."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        name = path.relative_to(NBS).as_posix()
+        if name in LAST or '.ipynb_checkpoints' in path.parts:
+            continue
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        prose = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
+        count = sum(len(re.findall(r'^Next:', text, re.M)) for text in prose)
+        last = ''.join(cells[-1]['source']) if cells and cells[-1]['cell_type'] == 'markdown' else ''
+        link = NEXT.search(last)
+        if count != 1 or not link:
+            found.append(f'{NBS.name}/{name}: has to end with one line `Next: [title](notebook)`')
+        elif not (path.parent / link[1]).exists():
+            found.append(f'{NBS.name}/{name}: the next notebook {link[1]} does not exist')
+    return found
+
+
 def main() -> int:
-    complaints = check_modules() + check_links()
+    complaints = check_modules() + check_links() + check_next()
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))
 

@@ -92,7 +92,7 @@ def seen_gaps(
     cfg: I3Config,
     start: int = 0,  # period to look at
 ) -> torch.Tensor:  # (p, period, reach) bool
-    "Whether a query, by its place in the period, sees the key that lies so many tokens before it."
+    "Whether a query, by its place in the period, sees the key that lies a given number of tokens before it."
     period, reach = attn_period(cfg), attn_reach(cfg)
     gap = torch.arange(reach, device='cpu')  # models are also made on devices that hold no values
     q_pos = torch.arange(period, device='cpu')[:, None] + (start + -(-reach // period)) * period  # all keys exist

@@ -134,7 +134,7 @@ class Race:
 
 
 def run_entry(spec: dict) -> dict:
-    "What a child process does for an entry: train for so many seconds; the points of its curve."
+    "What a child process does for an entry: train for `seconds`; the points of its curve."
     seed_all(spec['seed'])
     if pick_device(spec['device']).type == 'cpu':
         keep_memory()  # as the trainer does; peers get it too
