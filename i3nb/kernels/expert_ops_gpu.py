@@ -9,7 +9,7 @@ __all__ = ['OPS_SOURCE', 'CudaTileOps', 'small_operations', 'ops_trial', 'ops_jo
 import torch
 from ..base.devices import dtype_of, precision_of
 from ..base.forms import best, form, using
-from .cuda_c import launch_with, low_define, nvrtc
+from .cuda_c import launch, low_define, nvrtc
 from .experts_gpu import TorchTileOps, tile_rows
 from .trials import Job, Part, compare, form_for, milliseconds
 
@@ -54,8 +54,8 @@ extern "C" __global__ void gather_backward(GatherBackward args) {
 
 # %% ../../nbs/kernels/31_expert_ops_gpu.ipynb #e17c03
 _BIAS_GELU_SOURCE = r"""
-__device__ __forceinline__ float normal_cdf(float x) { return .5f*(1.f + erff(x*.707106781f)); }
-__device__ __forceinline__ float bell(float x) { return exp2f(-.721347520f*x*x); }       /* exp(-x*x/2) */
+__device__ __forceinline__ float normal_cdf(float x) { return .5f*(1.f + erff(x*SQRT_HALF)); }
+__device__ __forceinline__ float bell(float x) { return exp2f(-.5f*LOG2E*x*x); }       /* exp(-x*x/2) */
 
 struct BiasGelu {
     low *p_a;                       /* (rows, width) the first product */
@@ -91,7 +91,7 @@ extern "C" __global__ void bias_gelu_backward(BiasGeluBackward args) {
     float sum = 0.f;
     for (int r = 0; r < tile; r++) {
         const long long at = AT(i_tile*tile + r, width) + i;
-        float a = up(args.p_a[at]), below = normal_cdf(a), da = up(args.p_dh[at])*(below + a*.398942280f*bell(a));
+        float a = up(args.p_a[at]), below = normal_cdf(a), da = up(args.p_dh[at])*(below + a*BELL_TOP*bell(a));
         args.p_h[at] = down(a*below);
         args.p_dh[at] = down(da);
         sum += da;
@@ -185,7 +185,7 @@ class CudaTileOps:
         **numbers,
     ):
         reads = {pointer: tensor.contiguous() for pointer, tensor in reads.items()}
-        launch_with(cls.source, (low_define(low),), name, grid=grid, reads=reads, writes=writes, numbers=numbers)
+        launch(cls.source, (low_define(low),), name, grid=grid, reads=reads, writes=writes, numbers=numbers)
 
     @classmethod
     def gather(cls, x, src, dtype):

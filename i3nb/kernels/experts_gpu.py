@@ -158,7 +158,8 @@ class TiledFFN(Function):
         a = products.times(xs, params.w1.to(dtype), tiles)  # (rows, f)
         h = ops.bias_gelu(a, params.b1, tiles)  # (rows, f); a has its bias now
         y = products.times(h, params.w2.to(dtype), tiles)  # (rows, d)
-        ctx.save_for_backward(xs, weights, params.w1, params.w2, params.b2, experts, a, y, *tiles)
+        kept = xs, weights, params.w1, params.w2, params.b2, experts, a, y
+        ctx.save_for_backward(*kept, *tiles)
         ctx.recipe, ctx.x_dtype = recipe, x.dtype
         return ops.combine(y, tiles, experts, weights, params.b2)  # (n, d)
 

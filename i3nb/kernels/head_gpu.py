@@ -9,12 +9,11 @@ __all__ = ['HEAD_SOURCE', 'THREADS', 'ROWS_PER_THREAD', 'serves_head', 'softmax_
 import torch
 from ..base.devices import dtype_of, precision_of
 from ..base.forms import best, form, using
-from .cuda_c import launch_with, low_define, nvrtc
+from .cuda_c import launch, low_define, nvrtc
 from .trials import Job, Part, compare, form_for, milliseconds
 
 # %% ../../nbs/kernels/32_head_gpu.ipynb #c006
 HEAD_SOURCE = r"""
-#define LOG2E 1.44269504f
 enum { THREADS = 256, WARPS = THREADS/32, ROWS = 64 };   /* of a block; rows that a thread of `gradient` goes through */
 
 struct Peak { float top, sum; };                         /* sum of exp(logit - top) */
@@ -139,7 +138,7 @@ def softmax_gradient_gpu(
     losses, stats = bias.new_empty(rows), bias.new_empty(rows, 2)
     parts = bias.new_empty(-(-rows // ROWS_PER_THREAD), v)
     inputs = dict(logits=logits, bias=bias, targets=targets.contiguous(), scale=scale)
-    launch_with(
+    launch(
         source,
         defines,
         'row_stats',
@@ -150,7 +149,7 @@ def softmax_gradient_gpu(
         threads=THREADS,
     )
     if dbias is not None:
-        launch_with(
+        launch(
             source,
             defines,
             'gradient',

@@ -8,8 +8,8 @@ __all__ = ['launch_cuda', 'scan_cuda']
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #y7699
 import torch
 from ..base.forms import form
-from .cuda_c import launch_with
-from .scan_c import LN2, SEGMENT
+from .cuda_c import launch
+from .scan_c import SEGMENT
 from .scan_gpu import PIECE, block_channels, fused_scan, scan_chosen
 
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #c013
@@ -417,7 +417,7 @@ CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _RETREAT + _PIECES + _BACKWARD
 
 def scan_defines(n: int) -> tuple:
     "The macros of `CUDA_SOURCE` for `n` states per channel."
-    return 'LOW=0', f'STATES={n}', f'SEGMENT={SEGMENT}', f'PIECE={PIECE}', f'LN2={LN2}f'
+    return 'LOW=0', f'STATES={n}', f'SEGMENT={SEGMENT}', f'PIECE={PIECE}'
 
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #c027
 def launch_cuda(
@@ -430,7 +430,7 @@ def launch_cuda(
     "Start a kernel of the scan on the current stream."
     (b, t, c), n = reads['u'].shape, reads['A'].shape[1]
     groups = dict(reads=reads, writes=writes, scratch=scratch, numbers=dict(tokens=t, channels=c))
-    launch_with(source, scan_defines(n), f'scan_{name}', grid=(-(-c // block_channels(n)), b), **groups)
+    launch(source, scan_defines(n), f'scan_{name}', grid=(-(-c // block_channels(n)), b), **groups)
 
 
 @form('scan', 'cuda', serves=scan_chosen('cuda'))
