@@ -10,7 +10,8 @@ import torch
 from ..base.forms import form
 from .cuda_c import launch
 from .scan_c import SEGMENT
-from .scan_gpu import PIECE, block_channels, fused_scan, scan_chosen
+from .scan_gpu import PIECE, block_channels, fused_scan
+from .trials import serves_by_trial
 
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #c013
 _LAYOUT = r"""
@@ -433,7 +434,7 @@ def launch_cuda(
     launch(source, scan_defines(n), f'scan_{name}', grid=(-(-c // block_channels(n)), b), **groups)
 
 
-@form('scan', 'cuda', serves=scan_chosen('cuda'))
+@form('scan', 'cuda', serves=serves_by_trial('scan', 'cuda'))
 def scan_cuda(
     *inputs: torch.Tensor,  # `u`, `delta`, `A`, `B`, `C` and `D` as for `selective_scan`
     h0: torch.Tensor,  # (b, c, n) state before the first token
