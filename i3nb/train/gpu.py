@@ -24,7 +24,8 @@ def card_jobs(
         job_for('gru', device, precision == 'fp16'),
         job_for('head', device, dtype),
     ]
-    typed = [job_for(op, device, kind) for kind in {dtype, torch.float32} for op in ('experts', 'tile_ops')]
+    kinds = dict.fromkeys((dtype, torch.float32))
+    typed = [job_for(op, device, kind) for kind in kinds for op in ('experts', 'tile_ops')]
     return once + typed
 
 # %% ../../nbs/train/08_gpu.ipynb #x007
