@@ -195,7 +195,11 @@ class PieceCounter:
         self.units.update(units)
         self.n_bytes += len(to_bytes(block))
 
-    def count_unit(self, unit: str, count: int):
+    def count_unit(
+        self,
+        unit: str,  # text without spaces inside
+        count: int,  # how often it occurred
+    ):
         "Cut a unit and count its chunks."
         for segment in SEGMENT.findall(unit.lower()):
             for piece in cut(segment):

@@ -52,10 +52,12 @@ class I3Config:
 
     @property
     def head_dim(self):
+        "Width of an attention head."
         return self.d_model // self.n_heads
 
     @property
     def n_layers(self):
+        "Blocks of both kinds."
         return self.n_hybrid + self.n_attn
 
 # %% ../nbs/01_core.ipynb #c014

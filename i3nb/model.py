@@ -84,8 +84,15 @@ class HeadGradients(NamedTuple):
     W: torch.Tensor  # (padded v, d)
     bias: torch.Tensor  # (padded v,)
 
-    def add_slice(self, rows: slice, dlogits, xs, W, columns: int):
-        "Add what the slice `rows` makes: gradients (rows, padded v) of its logits, from hidden states `xs` (rows, d)."
+    def add_slice(
+        self,
+        rows: slice,  # which of all rows
+        dlogits,  # (rows, padded v) gradients of the slice's logits
+        xs,  # (rows, d) its hidden states
+        W,  # (padded v, d) the head
+        columns: int,  # of the logits, taken at a time
+    ):
+        "Add what a slice of rows contributes."
         for part, some, dW in zip(dlogits.split(columns, 1), W.split(columns), self.W.split(columns)):
             self.x[rows] += part @ some
             if rows.start:
@@ -193,10 +200,12 @@ class I3Model(nn.Module):
 
     @property
     def hybrid_layers(self):
+        "The GRU-Mamba blocks, which come first."
         return self.blocks[: self.cfg.n_hybrid]
 
     @property
     def attn_layers(self):
+        "The attention blocks."
         return self.blocks[self.cfg.n_hybrid :]
 
     def init_weights(self):
@@ -277,7 +286,10 @@ def count_pieces(model: nn.Module) -> dict:
     return counts
 
 # %% ../nbs/07_model.ipynb #c037
-def save_tensors(tensors: dict, path: Path):
+def save_tensors(
+    tensors: dict,  # name -> tensor, on any device
+    path: Path,  # the file
+):
     "Write a safetensors file atomically."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -323,7 +335,11 @@ def check_tensors(
 
 
 @patch(cls_method=True)
-def from_pretrained(cls: I3Model, folder, device='cpu') -> I3Model:
+def from_pretrained(
+    cls: I3Model,
+    folder,  # with `config.json` and `model.safetensors`
+    device='cpu',  # of the weights
+) -> I3Model:
     "The model saved in `folder`, on `device`, ready to evaluate."
     cfg, path = I3Config.load(folder), Path(folder) / 'model.safetensors'
     weights = load_tensors(path)

@@ -84,7 +84,12 @@ class RowOptimizer(PartOptimizer, Protocol):
     def begin_rows(self, p):
         "Count a step of parameter `p`, and make missing states. All of its rows follow."
 
-    def update_rows(self, p, rows: slice, grad):
+    def update_rows(
+        self,
+        p,  # parameter
+        rows: slice,  # which rows of it
+        grad,  # (rows, …) their gradient, clipped and unscaled
+    ):
         "The step of some rows of `p`, whose gradient is `grad`, clipped and unscaled."
 
 
@@ -111,7 +116,12 @@ class ModelOptimizer(Protocol):
     def row_optimizer(self, p) -> RowOptimizer:
         "The optimizer that holds `p`; raises `I3Error` if that one cannot take its rows in turn."
 
-    def share(self, rank: int, size: int, precision: str):
+    def share(
+        self,
+        rank: int,  # of this process, from 0
+        size: int,  # processes
+        precision: str,  # of the products, as in `PRECISIONS`
+    ):
         "Split work among `size` processes that have equal gradients."
 
     def forget(self):
@@ -160,11 +170,20 @@ class PlainOptimizer:
         self.param_groups = [{**defaults, **g, 'params': list(g['params'])} for g in groups]
         self.state = {}
 
-    def new_state(self, p, group: dict) -> dict:
+    def new_state(
+        self,
+        p,  # parameter
+        group: dict,  # its settings
+    ) -> dict:  # name -> tensor or number
         "The state of a parameter before its first step."
         raise NotImplementedError
 
-    def update(self, p, state: dict, group: dict):
+    def update(
+        self,
+        p,  # parameter with a gradient
+        state: dict,  # of `new_state`; is changed
+        group: dict,  # its settings: `lr`, `weight_decay`, …
+    ):
         "One step for a parameter that has a gradient."
         raise NotImplementedError
 
@@ -229,11 +248,20 @@ class LeanAdamW(PlainOptimizer):
     ):
         super().__init__(params, lr=lr, betas=list(betas), eps=eps, weight_decay=weight_decay, state_dtype=state_dtype)
 
-    def new_state(self, p, group: dict) -> dict:
+    def new_state(
+        self,
+        p,  # parameter
+        group: dict,  # its settings
+    ) -> dict:  # `step`, `exp_avg`, `exp_avg_sq`
         "No step yet, and averages of zero."
         return dict(step=0, **{k: torch.zeros_like(p, dtype=group['state_dtype']) for k in ('exp_avg', 'exp_avg_sq')})
 
-    def update(self, p, state: dict, group: dict):
+    def update(
+        self,
+        p,  # parameter with a gradient
+        state: dict,  # of `new_state`; is changed
+        group: dict,  # its settings: `lr`, `weight_decay`, …
+    ):
         "One step for `p`, half a million numbers at a time."
         state['step'] += 1
         size = max(1, 2**19 * len(p) // p.numel())
@@ -246,7 +274,12 @@ class LeanAdamW(PlainOptimizer):
         self.state[p]['step'] += 1
 
     @torch.no_grad()
-    def update_rows(self, p, rows: slice, grad):
+    def update_rows(
+        self,
+        p,  # parameter
+        rows: slice,  # which rows of it
+        grad,  # (rows, …) their gradient, clipped and unscaled
+    ):
         "The step of some rows of `p`, whose gradient is `grad`."
         state, group = self.state[p], self.group_of(p)
         averages = state['exp_avg'][rows], state['exp_avg_sq'][rows]

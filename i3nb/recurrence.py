@@ -36,7 +36,13 @@ def gru_loop(
     return torch.stack(hs, 1), h
 
 # %% ../nbs/04_recurrence.ipynb #c010
-def gru_library(x, h, Wx, Wh, bias):
+def gru_library(
+    x,  # (b, t, d) input
+    h,  # (b, d) state before the first token
+    Wx,  # (3, d, d) input weights of r, z, h̃
+    Wh,  # (3, d, d) recurrent weights
+    bias,  # (3, d)
+):  # states (b, t, d), last state (b, d)
     "The same GRU through `torch`'s own kernel (cuDNN on a GPU): the update gate's sign is turned."
     d, kept = x.shape[-1], h.dtype
     turned = [part for W in (Wx, Wh, bias.to(Wx.dtype)) for part in (W[0], -W[1], W[2])]
@@ -58,14 +64,26 @@ def gru_library(x, h, Wx, Wh, bias):
 
 # %% ../nbs/04_recurrence.ipynb #c020
 @form('gru', 'loop', serves=by_name_only)
-def gru_loop_full(x, h, Wx, Wh, bias) -> tuple:
+def gru_loop_full(
+    x,  # (b, t, d) input
+    h,  # (b, d) state before the first token
+    Wx,  # (3, d, d) input weights of r, z, h̃
+    Wh,  # (3, d, d) recurrent weights
+    bias,  # (3, d)
+) -> tuple:  # states (b, t, d), last state (b, d)
     "`gru_loop` in the type of the weights, also under autocast."
     with torch.autocast(x.device.type, enabled=False):
         return gru_loop(x.to(Wx.dtype), h, Wx, Wh, bias)
 
 
 @form('gru', 'library')
-def gru_library_full(x, h, Wx, Wh, bias) -> tuple:
+def gru_library_full(
+    x,  # (b, t, d) input
+    h,  # (b, d) state before the first token
+    Wx,  # (3, d, d) input weights of r, z, h̃
+    Wh,  # (3, d, d) recurrent weights
+    bias,  # (3, d)
+) -> tuple:  # states (b, t, d), last state (b, d)
     "`gru_library` in the type of the weights, also under autocast."
     with torch.autocast(x.device.type, enabled=False):
         return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
@@ -100,7 +118,12 @@ def causal_conv(
 
 # %% ../nbs/04_recurrence.ipynb #c035
 @form('conv', 'plain')
-def conv_silu_plain(s, past, w, bias) -> tuple:
+def conv_silu_plain(
+    s,  # (b, t, c) input
+    past,  # (b, k-1, c) the inputs before it
+    w,  # (c, k) filter of each channel, oldest first
+    bias,  # (c,)
+) -> tuple:  # output (b, t, c), the last k-1 inputs (b, k-1, c)
     "`causal_conv`, then silu."
     out, past = causal_conv(s, past, w, bias)
     return F.silu(out), past

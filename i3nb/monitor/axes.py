@@ -59,7 +59,10 @@ def smooth_line(
     return np.where(ok, fit, np.nan)
 
 # %% ../../nbs/monitor/07_axes.ipynb #m0711
-def style_axes(ax, theme: Theme):
+def style_axes(
+    ax,  # matplotlib axes
+    theme: Theme,  # colours of frame, grid and text
+):
     "Quiet axes: thin frame, light grid, a word where there is nothing to see."
     ax.set_facecolor(theme.background)
     ax.grid(color=theme.grid, lw=0.6)
@@ -120,7 +123,10 @@ def axis_limits(xs: list) -> tuple:
     return lo - pad, hi + pad
 
 
-def paper_lines(ax, theme: Theme):
+def paper_lines(
+    ax,  # matplotlib axes
+    theme: Theme,  # colours of frame, grid and text
+):
     "The papers' perplexities, for orientation; named below the axis, where no run's line can cross the words."
     for v in PAPER_PPL.values():
         ax.axhline(v, color=theme.dim, lw=0.9)

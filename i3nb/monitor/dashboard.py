@@ -34,6 +34,7 @@ class Throttle:
         self.spent, self.n = 0.0, 0  # seconds of work so far, and how often
 
     def due(self) -> bool:
+        "Whether it is time."
         return self.clock() >= self.next
 
     def run(self, f, *args):

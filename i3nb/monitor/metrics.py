@@ -88,6 +88,7 @@ class Smoothed(Savable):
 
     @property
     def value(self):
+        "The average so far; None before the first number."
         return self.m / (1 - self.beta**self.n) if self.n else None
 
 # %% ../../nbs/monitor/01_metrics.ipynb #c021
@@ -105,6 +106,7 @@ class Harmonic(Savable):
 
     @property
     def value(self):
+        "The mean so far; None before the first number."
         if not self.n:
             return None
         return self.n / self.total if self.total else math.inf

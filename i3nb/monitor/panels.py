@@ -15,7 +15,13 @@ from .axes import axis_limits, draw_line, log_axis, paper_lines, smooth_line, st
 from .view import largest
 
 # %% ../../nbs/monitor/08_panels.ipynb #c084
-def panel_loss(ax, c, x, colors, theme):
+def panel_loss(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Training loss (raw and smoothed) and validation loss."
     many = np.isfinite(c['loss']).sum() > 30
     draw_line(ax, x, c['loss'], color=colors[0], lw=0.8, alpha=0.4 if many else 1, label=None if many else 'train')
@@ -26,7 +32,13 @@ def panel_loss(ax, c, x, colors, theme):
     ax.set_title('Loss (nats per token)', loc='left')
 
 
-def panel_ppl(ax, c, x, colors, theme):
+def panel_ppl(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Perplexity, on a log axis."
     draw_line(ax, x, c['ppl'], color=colors[0], lw=1.2, label='train')
     draw_line(ax, x, c['val_ppl'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
@@ -36,13 +48,25 @@ def panel_ppl(ax, c, x, colors, theme):
     ax.set_title('Perplexity (per token, log)', loc='left')
 
 
-def panel_bpb(ax, c, x, colors, theme):
+def panel_bpb(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Bits per byte of the validation text."
     draw_line(ax, x, c['val_bits_per_byte'], sparse=True, color=colors[1], lw=1.4, ls='--')
     ax.set_title('Bits per byte (validation)', loc='left')
 
 # %% ../../nbs/monitor/08_panels.ipynb #c085
-def panel_lr(ax, c, x, colors, theme):
+def panel_lr(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Learning rate: the upper half of a place it shares with the gradient norm."
     draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
     start_at_zero(ax)
@@ -50,13 +74,25 @@ def panel_lr(ax, c, x, colors, theme):
     ax.set_title('Learning rate, gradient norm (log)', loc='left')
 
 
-def panel_grad(ax, c, x, colors, theme):
+def panel_grad(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Norm of the unscaled gradient, on a log axis."
     draw_line(ax, x, c['grad_norm'], color=colors[0], lw=1)
     log_axis(ax)
 
 
-def panel_speed(ax, c, x, colors, theme):
+def panel_speed(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Tokens per second, with the median."
     from matplotlib.ticker import EngFormatter
 
@@ -68,7 +104,13 @@ def panel_speed(ax, c, x, colors, theme):
     ax.set_title('Tokens per second', loc='left')
 
 
-def panel_memory(ax, c, x, colors, theme):
+def panel_memory(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Memory between steps and at its peak."
     for key, i, name, look in (('mem_peak_gb', 1, 'peak', '--'), ('mem_allocated_gb', 0, 'between steps', '-')):
         known = c[key][np.isfinite(c[key])]
@@ -78,7 +120,13 @@ def panel_memory(ax, c, x, colors, theme):
     ax.set_title('Memory (GB = 10⁹ bytes)', loc='left')
 
 
-def panel_vram(ax, c, x, colors, theme):
+def panel_vram(
+    ax,  # matplotlib axes
+    c,  # the rows as columns: name -> (rows,) array, NaN where unknown
+    x,  # (rows,) places on the axis of time or steps
+    colors,  # two: training, validation
+    theme,  # colours of the surroundings
+):
     "Memory, steady and at its peak, against what there is."
     panel_memory(ax, c, x, colors, theme)
     total, peak = (largest(c.get(k, [])) for k in ('mem_total_gb', 'mem_peak_gb'))

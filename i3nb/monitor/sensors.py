@@ -128,6 +128,7 @@ class EnergyMeter(Savable):
 
     @property
     def wh(self):
+        "Watt-hours since the start; None where the card does not say."
         return None if self.joules is None else self.joules / 3600
 
 # %% ../../nbs/monitor/04_sensors.ipynb #c066
@@ -205,6 +206,7 @@ class DeviceMonitor:
 
     @property
     def energy_wh(self):
+        "Watt-hours of all cards, earlier parts of the run included; None where unknown."
         now = _over_cards(sum, [e.wh for e in self.energy])
         return self.before_wh if now is None else now + (self.before_wh or 0.0)
 

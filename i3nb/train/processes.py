@@ -91,7 +91,11 @@ class World:
             job.wait()
         torch._foreach_div_(tensors, self.size)
 
-    def broadcast(self, value, source: int):
+    def broadcast(
+        self,
+        value,  # anything that can be pickled
+        source: int,  # rank of the process whose value counts
+    ):
         "The value that process `source` holds, in every process."
         if self.size == 1:
             return value

@@ -58,9 +58,9 @@ def choose_kernels(
 
 # %% ../../nbs/train/12_setup.ipynb #u6912
 def build_model(
-    cfg: I3Config,
-    settings: TrainSettings,
-    device: torch.device,
+    cfg: I3Config,  # of the model
+    settings: TrainSettings,  # `recipe`, `memory`, … are read
+    device: torch.device,  # of the weights
 ) -> tuple:  # model, optimizer
     "Model and optimizer, with all their states. Raises `I3Error` where they do not fit."
     lean = dict(state_dtype=torch.bfloat16, by_block=True) if settings.memory == 'small' else {}
@@ -76,9 +76,9 @@ def build_model(
 
 # %% ../../nbs/train/12_setup.ipynb #w9036
 def is_recorded(
-    cfg: I3Config,
-    settings: TrainSettings,
-    world: World,
+    cfg: I3Config,  # of the model
+    settings: TrainSettings,  # `graphs`, … are read
+    world: World,  # device and processes
 ) -> bool:
     "Whether steps are recorded as CUDA graphs."
     if settings.graphs is not None:
