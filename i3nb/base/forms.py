@@ -72,7 +72,10 @@ def form(
     return register
 
 # %% ../../nbs/base/04_forms.ipynb #f3918
-def load_forms(op: str, kind: str):
+def load_forms(
+    op: str,  # name of the operation
+    kind: str,  # of device: 'cpu' or 'cuda'
+):
     "Import the shelf's modules for an operation on a kind of device."
     for module in SHELF.get(kind, {}).get(op, ()):
         importlib.import_module(module)

@@ -120,7 +120,10 @@ def step_ms(
     return StepTime(fixed, fixed + per_sequence * sequences)
 
 
-def good_batch(rate: Rate, cards: int = 1) -> int:
+def good_batch(
+    rate: Rate,  # how fast the model trains on one of the GPUs
+    cards: int = 1,  # number of GPUs
+) -> int:
     "Sequences per step, over all GPUs: from 16 to 256 per GPU, so that the fixed part takes at most a third of a step."
     for sequences in (16, 32, 64, 128):
         time = step_ms(rate, sequences, cards)

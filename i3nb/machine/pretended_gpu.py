@@ -51,7 +51,12 @@ class BareGPU:
         self.sent = set()  # where tensors lie that went through a collective
         self.recording = None
 
-    def run(self, func, args, kwargs):
+    def run(
+        self,
+        func,  # operation of `torch.ops`
+        args,  # its arguments by position
+        kwargs,  # its arguments by name
+    ):
         "Carry out one operation of PyTorch."
         name, tensors = func._schema.name.split('::')[1], tensors_in((args, kwargs))
         on_gpu, to = [x for x in tensors if isinstance(x, PretendedTensor)], _device_kind(kwargs)
@@ -65,13 +70,22 @@ class BareGPU:
         check_capability(name, [*tensors, *tensors_in(out)], self.capability)
         return out if to == 'cpu' else self.wrap(name, out, on_gpu)
 
-    def count_wait(self, name: str, args, kwargs):
+    def count_wait(
+        self,
+        name: str,  # of the operation, as in `mm`
+        args,  # its arguments by position
+        kwargs,  # its arguments by name
+    ):
         "Count the wait of an operation, if there is one."
         kind = wait_kind(name, args, kwargs)
         if kind and not self.is_collective_result(name, args):
             self.wait(kind)
 
-    def is_collective_result(self, name: str, args) -> bool:
+    def is_collective_result(
+        self,
+        name: str,  # of the operation, as in `mm`
+        args,  # its arguments by position
+    ) -> bool:
         "Whether this copies a collective's result, which is a plain tensor from gloo, but on the GPU from NCCL."
         return name == 'copy_' and storage_address(inner_of(args[1])) in self.sent
 
@@ -81,7 +95,12 @@ class BareGPU:
             self.recording.refuse(f'{kind} in {place()}')
         self.waits[f'{place()}: {kind}'] += 1
 
-    def wrap(self, name, out, on_gpu: list):
+    def wrap(
+        self,
+        name,  # of the operation
+        out,  # what it gave: inner tensors, in any nest
+        on_gpu: list,  # its arguments that are tensors of the GPU
+    ):
         "Results as tensors of the GPU; what is an inner tensor of `on_gpu` already keeps its wrapper."
         self.types.update((name, x.dtype) for x in tensors_in(out))
         known = {id(x.inner): x for x in on_gpu}
@@ -101,7 +120,12 @@ _AS_ON_GPU = {f: _from_halves(f) for f in (torch.ops.aten._softmax.default, torc
 
 
 @patch
-def compute(self: BareGPU, func, args, kwargs):
+def compute(
+    self: BareGPU,
+    func,  # operation of `torch.ops`
+    args,  # its arguments by position
+    kwargs,  # its arguments by name
+):
     "An operation of PyTorch on inner tensors, recorded if a recording is under way."
     f, args, kwargs = _AS_ON_GPU.get(func, func), map_leaves(inner_of, args), map_leaves(inner_of, kwargs)
     if self.recording:
@@ -131,15 +155,25 @@ class Recording:
         self.spoiled = self.spoiled or why
         raise RuntimeError(f'CUDA error: operation not permitted when stream is capturing ({why})')
 
-    def compute(self, f, writes: bool, args, kwargs):
-        "Compute `f`, and keep it for `replay`; `writes`: it changes some of its arguments."
+    def compute(
+        self,
+        f,  # the operation, as the processor computes it
+        writes: bool,  # whether it changes some of its arguments
+        args,  # its arguments by position
+        kwargs,  # its arguments by name
+    ):
+        "Compute `f`, and keep it for `replay`."
         given = tensors_in((args, kwargs))
         if writes:
             self.overwritten += [(x, x.clone()) for x in given if storage_address(x) not in self.made]
         known = {storage_address(x) for x in given}
         return self.add(lambda: f(*args, **kwargs), lambda x: storage_address(x) not in known)
 
-    def add(self, f, is_new=lambda x: True):
+    def add(
+        self,
+        f,  # work without arguments
+        is_new=lambda x: True,  # whether a result is no view of something older
+    ):
         "Call `f`, keep it for `replay`, and return what it gave; `is_new` tells which results are no views."
         out = f()
         new = [is_new(x) for x in tensors_in(out)]

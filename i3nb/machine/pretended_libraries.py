@@ -47,14 +47,24 @@ class StandIn(Function):
     "A library's kernel: `f(*tensors)` gives a tuple of tensors; `refusal` is why there is no backward pass, or None."
 
     @staticmethod
-    def forward(ctx, f, refusal, *tensors):
+    def forward(
+        ctx,
+        f,  # what computes on the processor
+        refusal,  # why there is no backward pass, or None
+        *tensors,  # inputs of `f`
+    ):
+        "Run `f` as one kernel."
         ctx.f, ctx.refusal = f, refusal
         ctx.save_for_backward(*tensors)
         return run_as_kernel(f, *tensors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *grads):
+    def backward(
+        ctx,
+        *grads,  # of the outputs
+    ):
+        "Run the backward pass as one kernel, or refuse it."
         if ctx.refusal:
             raise RuntimeError(ctx.refusal)
         return None, None, *run_as_kernel(_gradients(ctx.f, len(grads)), *grads, *ctx.saved_tensors)
@@ -63,7 +73,14 @@ class StandIn(Function):
 _GRU = torch._VF.gru
 
 
-def stand_in_gru(x, hx, weights, *, train: bool, **options):
+def stand_in_gru(
+    x,  # (b, t, d) input
+    hx,  # (1, b, d) state before the first token
+    weights,  # of the input, of the state, and two biases
+    *,
+    train: bool,  # whether a backward pass will follow
+    **options,
+):
     "Stands in for cuDNN's GRU, with its checks; `options` are those of `torch._VF.gru`, by name."
     tensors = [x, hx, *weights]
     if torch.is_autocast_enabled('cuda'):
@@ -83,7 +100,14 @@ def stand_in_gru(x, hx, weights, *, train: bool, **options):
 _ATTENTION = F.scaled_dot_product_attention
 
 
-def stand_in_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
+def stand_in_attention(
+    q,  # (b, h, t, e) queries
+    k,  # (b, h, t, e) keys
+    v,  # (b, h, t, e) values
+    attn_mask=None,  # what each query may see, or None
+    dropout_p=0.0,  # share of the weights that is dropped
+    is_causal=False,  # whether a query sees earlier keys only
+):
     "Stands in for the fused kernels behind `scaled_dot_product_attention`."
     if torch.is_autocast_enabled('cuda'):
         q, k, v = (x.to(torch.get_autocast_dtype('cuda')) for x in (q, k, v))

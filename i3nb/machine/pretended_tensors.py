@@ -121,9 +121,11 @@ class PretendedTensor(torch.Tensor):
         return self
 
     def data_ptr(self):
+        "Address of the numbers in the memory of the processor."
         return self.inner.data_ptr()
 
     def tolist(self):
+        "The numbers, after a wait."
         return self.cpu().tolist()
 
     def __reduce_ex__(self, protocol):
@@ -144,7 +146,10 @@ def leaves(x) -> list:
     return [z for y in x for z in leaves(y)] if isinstance(x, (list, tuple)) else [x]
 
 
-def map_leaves(f, x):
+def map_leaves(
+    f,  # function of a leaf
+    x,  # a leaf, or dicts, lists and tuples of leaves
+):
     "The same nest with `f` of each leaf."
     if isinstance(x, dict):
         return {k: map_leaves(f, y) for k, y in x.items()}
@@ -169,7 +174,10 @@ def storage_address(x: torch.Tensor) -> int:
 _MAY_MIX = ('copy_', '_to_copy', 'index', 'index_put_', '_index_put_impl_')
 
 
-def check_devices(name: str, tensors: list):
+def check_devices(
+    name: str,  # of the operation
+    tensors: list,  # its arguments
+):
     "Raise RuntimeError where an operation mixes a GPU's tensors with those of the processor."
     if name in _MAY_MIX or not any(isinstance(x, PretendedTensor) for x in tensors):
         return
@@ -180,7 +188,11 @@ def check_devices(name: str, tensors: list):
         raise RuntimeError(f'{name}: expected all tensors on the GPU, but {where}')
 
 # %% ../../nbs/machine/15_pretended_tensors.ipynb #c020
-def check_capability(name: str, tensors: list, capability: tuple):
+def check_capability(
+    name: str,  # of the operation
+    tensors: list,  # its arguments
+    capability: tuple,  # of the GPU: (major, minor)
+):
     "Raise RuntimeError for what a GPU of `capability` does not have."
     if capability < (8, 0) and any(x.dtype == torch.bfloat16 for x in tensors):
         raise RuntimeError(f'{name}: a GPU of capability {capability} has no bf16')

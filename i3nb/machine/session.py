@@ -213,7 +213,11 @@ def copy_earlier_run(self: Session, log=print):
 
 
 @patch
-def prove_cards(self: Session, overlay, log=print):
+def prove_cards(
+    self: Session,
+    overlay,  # folder of another PyTorch, or None
+    log=print,  # is given what happens
+):
     "Try the GPUs unless that is done. Raises `I3Error` where they do not compute."
     if not self.plan.cards or (self.outcome and self.outcome['way']):
         return

@@ -101,7 +101,11 @@ class Screen:
         if self.controls:
             self.controls.refresh()
 
-    def show_picture(self, dpi=100, colors=None):
+    def show_picture(
+        self,
+        dpi=100,  # dots per inch
+        colors=None,  # in the picture file; None: as many as there are
+    ):
         "Bring the picture up to date."
         if not self.notebook:
             return

@@ -64,7 +64,11 @@ class ToyRun:
             params=sum(p.numel() for p in self.model.parameters()),
         )
 
-    def write_state(self, state, message=''):
+    def write_state(
+        self,
+        state,  # as in `run.json`
+        message='',  # what is said about it
+    ):
         "Write `run.json`."
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / 'run.json', json.dumps(self.info | dict(state=state, message=message)))
@@ -116,6 +120,7 @@ class ToyRun:
         return dict(val_loss=val, val_ppl=math.exp(val), val_bits_per_byte=bits_per_byte(val, 1))
 
     def write_sample(self, step):
+        "Add a story to `samples.jsonl`."
         text = f'once the toy had seen step {step} <of> it'
         with (self.folder / 'samples.jsonl').open('a') as f:
             f.write(json.dumps(dict(step=step, prompt='once', text=text, elapsed_s=0)) + '\n')

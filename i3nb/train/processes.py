@@ -103,7 +103,11 @@ class World:
         dist.broadcast_object_list(box, source, device=self.device)
         return box[0]
 
-    def replicate(self, model, precision: str):
+    def replicate(
+        self,
+        model,  # whose gradients are wanted
+        precision: str,  # one of `PRECISIONS`
+    ):
         "`model`, or with several processes one whose backward pass averages the gradients on the way."
         if self.size == 1:
             return model

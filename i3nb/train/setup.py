@@ -89,14 +89,14 @@ def is_recorded(
 
 
 def make_step(
-    model: I3Model,
-    optimizer,
-    batches: Batches,
-    settings: TrainSettings,
+    model: I3Model,  # on its device
+    optimizer,  # of the same model
+    batches: Batches,  # of this process
+    settings: TrainSettings,  # `memory`, `micro_batch`, … are read
     *,
-    precision: str,
-    world: World,
-    say=print,
+    precision: str,  # one of `PRECISIONS`
+    world: World,  # device and processes
+    say=print,  # is given what the user should know
 ):  # a `SmallStep` or a `WholeStep`
     "The kind of step that the settings ask for."
     micro = min(settings.micro_batch, settings.batch_size // world.size)

@@ -39,7 +39,12 @@ class SmallStep(TrainingStep):
         if math.isfinite(norm):
             self.last_norm = norm
 
-    def descend(self, x, y, move: bool) -> tuple:
+    def descend(
+        self,
+        x,  # (b, t) tokens
+        y,  # (b, t) targets
+        move: bool,  # whether the parts take their steps
+    ) -> tuple:
         "Forward, then down through the model, whose parts `move` on the way; metrics, and the norm of all gradients."
         inputs = self.until_it_fits(lambda: self.block_inputs(x))
         self.release_memory()

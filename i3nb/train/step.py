@@ -212,7 +212,11 @@ def _metrics(out) -> dict:
 
 
 @patch
-def accumulate(self: WholeStep, x, y) -> dict:
+def accumulate(
+    self: WholeStep,
+    x,  # (b, t) tokens
+    y,  # (b, t) targets
+) -> dict:
     "Forward and backward over `x`, `y` in micro-batches; the means of what these report."
     means, pieces = {}, list(zip(x.split(self.micro), y.split(self.micro)))
     for i, (xs, ys) in enumerate(pieces):
