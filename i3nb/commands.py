@@ -7,6 +7,7 @@ __all__ = ['i3nb_train', 'i3nb_eval']
 
 # %% ../nbs/14_commands.ipynb #t9345
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -64,7 +65,7 @@ def _check_processes(processes: int, batch_size: int):
 @user_errors
 def i3nb_train(
     preset: str = 'i3-tiny',  # model: i3-300m, i3-200m, i3-tiny or i3-1b
-    # hub id, file, folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
+    # hub id, file ({formats}), folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
     data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split
     out: str = 'runs/demo',  # run folder; an existing run there goes on
@@ -111,9 +112,11 @@ def _print_results(
     "Draw the curves; print where they are, the validation figures, and a story."
     plot_run(out, out / 'plot.png')
     print(f'curves: {out / "plot.png"}')
-    if row.get('val_loss') is not None:
-        loss, ppl, bits = row['val_loss'], row['val_ppl'], row['val_bits_per_byte']
-        print(f'validation: loss {loss:.3f}, perplexity {ppl:.2f}, {bits:.3f} bits per byte')
+    figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
+    if all(x is not None and math.isfinite(x) for x in figures):
+        print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))
+    elif figures[0] is not None:
+        print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
     stories = out / 'samples.jsonl'
     if stories.exists():
         print(f'\n{json.loads(stories.read_text().splitlines()[-1])["text"]}')

@@ -15,7 +15,7 @@ from .base.commands import I3Error
 from .base.files import write_atomic
 
 # %% ../nbs/01_core.ipynb #c012
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class I3Config:
     "Everything that fixes a model's shape. Defaults are `i3-300m`."
 

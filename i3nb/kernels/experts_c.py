@@ -43,7 +43,7 @@ void bias_gelu_backward(const low *p_a, low *p_dh, low *p_h, float *p_db1, long 
             SIMD
             for (long i = i0; i < i1; i++) {
                 float bell, a = FROM_LOW(b_a[i]), below = normal_cdf(a, &bell);
-                float da = FROM_LOW(b_dh[i])*(below + a*bell*.398942280f);
+                float da = FROM_LOW(b_dh[i])*(below + a*bell*BELL_TOP);
                 b_h[i] = TO_LOW(a*below);
                 b_dh[i] = TO_LOW(da);
                 p_db1[i] += da;

@@ -43,7 +43,7 @@ void average(const Average *q) {
 typedef struct {
     const float *gradient;      /* (size) */
     const low *momentum;        /* (size) */
-    half *direction;            /* (size), written */
+    bf16 *direction;            /* (size), written */
     float mu;
     float scale;                /* what gives the direction its length */
     long size;
@@ -53,19 +53,19 @@ typedef struct {
 void direction(const Direction *q) {
     const float *gradient = q->gradient, mu = q->mu, scale = q->scale;
     const low *momentum = q->momentum;
-    half *direction = q->direction;
+    bf16 *direction = q->direction;
     const long size = q->size;
     PARALLEL_FOR
     for (long first = 0; first < size; first += STRETCH) {
         long end = first + STRETCH < size ? first + STRETCH : size;
         SIMD for (long i = first; i < end; i++)
-            direction[i] = down(scale*(gradient[i] + mu*(FROM_LOW(momentum[i]) - gradient[i])));
+            direction[i] = float_to_bf16(scale*(gradient[i] + mu*(FROM_LOW(momentum[i]) - gradient[i])));
     }
 }
 
 typedef struct {
     float *weights;             /* (size), changed */
-    const half *direction;      /* (size) */
+    const bf16 *direction;      /* (size) */
     float keep;                 /* what decay leaves of the weights */
     float rate;
     long size;
@@ -74,13 +74,13 @@ typedef struct {
 /* weights = keep weights - rate direction */
 void apply(const Apply *q) {
     float *weights = q->weights;
-    const half *direction = q->direction;
+    const bf16 *direction = q->direction;
     const float keep = q->keep, rate = q->rate;
     const long size = q->size;
     PARALLEL_FOR
     for (long first = 0; first < size; first += STRETCH) {
         long end = first + STRETCH < size ? first + STRETCH : size;
-        SIMD for (long i = first; i < end; i++) weights[i] = keep*weights[i] - rate*up(direction[i]);
+        SIMD for (long i = first; i < end; i++) weights[i] = keep*weights[i] - rate*bf16_to_float(direction[i]);
     }
 }
 """

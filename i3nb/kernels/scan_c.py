@@ -274,7 +274,7 @@ def scan_library(
     "The compiled scan; there is none without a compiler, for types but fp32 and bf16, or where 16 does not divide `n`."
     if dtype not in (torch.float32, torch.bfloat16) or n % 16:
         return None
-    defines = f'STATES={n}', f'LOW={int(dtype == torch.bfloat16)}', f'SEGMENT={SEGMENT}', f'LN2={LN2}f'
+    defines = f'STATES={n}', f'LOW={int(dtype == torch.bfloat16)}', f'SEGMENT={SEGMENT}'
     return compile_c(_C_COMMON + _C_FORWARD + _C_RECOMPUTE + _C_BACKWARD, defines)
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Part', 'WrongNumbers', 'compare', 'milliseconds', 'library_path', 'try_form', 'source_digest', 'card_key',
-           'results_file', 'read_results', 'write_results', 'Job', 'ready', 'choose', 'named', 'form_for']
+           'results_file', 'read_results', 'write_results', 'Job', 'ready', 'choose', 'named', 'form_for',
+           'given_times']
 
 # %% ../../nbs/kernels/24_trials.ipynb #x003
 import contextlib
@@ -246,6 +247,31 @@ def _cores() -> int:
 
 _known = {}  # results that this process has seen, by device
 _chosen = {}  # choices made from them
+_given = None  # the times that are taken instead of trials: part -> {form: milliseconds}
+
+
+def _as_results(times: dict, forms: tuple) -> dict:
+    "Given times as a trial's results."
+    return {f: dict(ms=times[f]) if f in times else dict(why='no time is given') for f in forms}
+
+
+def _try_all(
+    missing: list,  # pairs of a `Job` and a form
+    device,
+    timeout: float,
+    env: dict,
+) -> list:  # the result of each
+    "Try forms in child processes, as many at a time as there are cores."
+    print(f'i3nb: trying {len(missing)} forms of kernels on {device}, once for this card and software', file=sys.stderr)
+    env = dict(os.environ if env is None else env, I3NB_TURN=str(results_file(device).with_suffix('.turn')))
+    with contextlib.suppress(OSError):
+        results_file(device).parent.mkdir(parents=True, exist_ok=True)
+
+    def attempt(job, form):
+        return try_form(job.part, form, device, dict(job.case), timeout, env)
+
+    with ThreadPoolExecutor(min(len(missing), _cores())) as pool:
+        return list(pool.map(attempt, *zip(*missing)))
 
 
 def ready(
@@ -256,23 +282,15 @@ def ready(
     say=warnings.warn,  # told of each form that does not serve
 ) -> dict:  # results of all parts
     "Try every form of `jobs` that has no result yet."
+    if _given is not None:
+        return {job.key: _as_results(_given[job.part.name], job.forms) for job in jobs}
     known = _known.setdefault(str(device), {})
     if not known:
         known.update(read_results(device))
     missing = [(j, f) for j in jobs for f in j.forms if f not in known.get(j.key, {})]
     if not missing:
         return known
-    print(f'i3nb: trying {len(missing)} forms of kernels on {device}, once for this card and software', file=sys.stderr)
-    env = dict(os.environ if env is None else env, I3NB_TURN=str(results_file(device).with_suffix('.turn')))
-    with contextlib.suppress(OSError):
-        results_file(device).parent.mkdir(parents=True, exist_ok=True)
-
-    def attempt(job, form):
-        return try_form(job.part, form, device, dict(job.case), timeout, env)
-
-    with ThreadPoolExecutor(min(len(missing), _cores())) as pool:
-        found = list(pool.map(attempt, *zip(*missing)))
-    for (job, form), result in zip(missing, found):
+    for (job, form), result in zip(missing, _try_all(missing, device, timeout, env)):
         known.setdefault(job.key, {})[form] = result
         if 'why' in result:
             say(f'{job.key}: the form {form!r} does not serve on {device}: {result["why"]}')
@@ -317,3 +335,17 @@ def form_for(
     if key not in _chosen:
         _chosen[key] = choose(make_job(device, *case), device)
     return _chosen[key]
+
+# %% ../../nbs/kernels/24_trials.ipynb #y2093
+@contextlib.contextmanager
+def given_times(
+    times: dict,  # part -> {form: milliseconds}; a form without a time does not serve
+):
+    "Within it nothing is tried: forms are chosen by these times, whatever the device and the case."
+    global _given, _chosen
+    before = _given, _chosen
+    _given, _chosen = times, {}
+    try:
+        yield
+    finally:
+        _given, _chosen = before
