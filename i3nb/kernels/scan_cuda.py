@@ -9,7 +9,8 @@ __all__ = ['launch_cuda', 'scan_cuda']
 import torch
 from ..base.forms import form
 from .cuda_c import launch_with
-from .scan_c import LN2, SEGMENT
+from .native import LN2
+from .scan_c import SEGMENT
 from .scan_gpu import PIECE, block_channels, fused_scan, scan_chosen
 
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #c013

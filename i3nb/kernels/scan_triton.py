@@ -10,7 +10,8 @@ import types
 from typing import NamedTuple
 import torch
 from ..base.forms import form
-from .scan_c import LN2, SEGMENT
+from .native import LN2
+from .scan_c import SEGMENT
 from .scan_gpu import block_channels, fused_scan, scan_chosen
 
 try:
