@@ -229,6 +229,22 @@ void band_forward(const Forward *args) {
 
 # %% ../../nbs/kernels/08_bands_c.ipynb #c046
 _GRADIENTS_C = r"""
+typedef struct {
+    Inputs in;
+    const low *dout;                          /* (batch, tokens, heads, WIDTH): the output's gradient */
+    low *dq, *dk, *dv;                        /* like `dout` */
+    float *droute;                            /* (batch, heads, tokens, PATTERNS) */
+    float *sums;                              /* (threads, 2, tokens + BLOCK, WIDTH) scratch */
+} Backward;
+
+typedef struct {                              /* what a thread needs for a block of a head */
+    long i_b, i_h;
+    float *dk, *dv;                           /* (tokens + BLOCK, WIDTH) the head's gradients so far, in fp32 */
+    float b_q[BLOCK*WIDTH], b_dout[BLOCK*WIDTH], b_dq[BLOCK*WIDTH];
+    float b_k[BAND*WIDTH], b_k_columns[WIDTH*BAND], b_v_columns[WIDTH*BAND];
+    float b_scores[BLOCK*BAND], b_probabilities[BLOCK*BAND], b_gradients[BLOCK*BAND];   /* see `Query` */
+} Room;
+
 typedef struct {                              /* of one query, over the keys */
     float *b_scores;                          /* they become exponentials */
     float *b_probabilities;                   /* written */
@@ -259,22 +275,6 @@ INLINE void query_gradients(Query query, const float *b_mask, long keys, const f
 
 # %% ../../nbs/kernels/08_bands_c.ipynb #y1539
 _BACKWARD_C = r"""
-typedef struct {
-    Inputs in;
-    const low *dout;                          /* (batch, tokens, heads, WIDTH): the output's gradient */
-    low *dq, *dk, *dv;                        /* like `dout` */
-    float *droute;                            /* (batch, heads, tokens, PATTERNS) */
-    float *sums;                              /* (threads, 2, tokens + BLOCK, WIDTH) scratch */
-} Backward;
-
-typedef struct {                              /* what a thread needs for a block of a head */
-    long i_b, i_h;
-    float *dk, *dv;                           /* (tokens + BLOCK, WIDTH) the head's gradients so far, in fp32 */
-    float b_q[BLOCK*WIDTH], b_dout[BLOCK*WIDTH], b_dq[BLOCK*WIDTH];
-    float b_k[BAND*WIDTH], b_k_columns[WIDTH*BAND], b_v_columns[WIDTH*BAND];
-    float b_scores[BLOCK*BAND], b_probabilities[BLOCK*BAND], b_gradients[BLOCK*BAND];   /* see `Query` */
-} Room;
-
 /* One block, from what is in the room: fills b_dq, and adds to dk and dv. */
 INLINE void block_gradients(const Backward *args, Span span, Room *room) {
     const Inputs *in = &args->in;

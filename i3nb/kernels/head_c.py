@@ -12,7 +12,7 @@ from .native import call_with, compile_c
 from ..model import softmax_gradient
 
 # %% ../../nbs/kernels/10_head_c.ipynb #y3072
-HEAD_SOURCE_C = r"""
+_ROW_C = r"""
 typedef struct {
     low *logits;            /* (rows, vocab) */
     const float *bias;      /* (vocab) */
@@ -59,7 +59,10 @@ INLINE void write_gradients(Row row, float factor, long vocab) {
         row.b_logits[i] = TO_LOW(gradient);
     }
 }
+"""
 
+# %% ../../nbs/kernels/10_head_c.ipynb #y1177
+_LOSS_C = r"""
 /* Row i_row: returns its loss; where gradients are wanted, its logits become them. */
 INLINE float row_loss(const Softmax *args, long i_row, Row row) {
     const float *p_bias = args->bias;
@@ -91,6 +94,8 @@ void softmax_gradient(const Softmax *args) {
     }
 }
 """
+
+HEAD_SOURCE_C = _ROW_C + _LOSS_C
 
 # %% ../../nbs/kernels/10_head_c.ipynb #y4929
 def head_library(dtype: torch.dtype):  # of the logits

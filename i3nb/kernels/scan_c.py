@@ -174,7 +174,7 @@ INLINE void recompute(Segment *s, Backward q, long i_b, long i_c, long begin, lo
 """
 
 # %% ../../nbs/kernels/04_scan_c.ipynb #c020
-_C_BACKWARD = r"""
+_C_RETREAT = r"""
 /* A channel on its way back: the gradient of its state, its rates, and their gradients so far. */
 typedef struct {
     vec g[VECTORS], a[VECTORS], dA[VECTORS];
@@ -209,7 +209,10 @@ INLINE Sums retreat(Walk *w, Token x, const float *before, const float *after, c
     }
     return (Sums){ total(gB), total(gA) };
 }
+"""
 
+# %% ../../nbs/kernels/04_scan_c.ipynb #y0251
+_C_BACKWARD = r"""
 /* Segment i_s of channel i_c in sequence i_b. */
 INLINE void backward_channel(Backward q, Segment *s, long i_b, long i_s, long i_c) {
     const long segments = (q.tokens + SEGMENT - 1)/SEGMENT;
@@ -267,7 +270,7 @@ def scan_library(
     if dtype not in (torch.float32, torch.bfloat16) or n % 16:
         return None
     defines = f'STATES={n}', f'LOW={int(dtype == torch.bfloat16)}', f'SEGMENT={SEGMENT}'
-    return compile_c(_C_COMMON + _C_FORWARD + _C_RECOMPUTE + _C_BACKWARD, defines)
+    return compile_c(_C_COMMON + _C_FORWARD + _C_RECOMPUTE + _C_RETREAT + _C_BACKWARD, defines)
 
 
 class _CompiledScan(Function):

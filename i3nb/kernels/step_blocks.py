@@ -253,7 +253,7 @@ static void attention(const Model *model, const Layer *layer, Work *work) {
 """
 
 # %% ../../nbs/kernels/13_step_blocks.ipynb #c016
-_EXPERTS_C = r"""
+_CHOICE_C = r"""
 /* The best experts for b_x (width), and their weights, which sum to 1; the first `chosen` of (experts) are set. */
 static void route_experts(const Model *model, const Layer *layer, const float *b_x, long *b_best, float *b_weight) {
     float logit[model->experts], sum = 0;
@@ -274,7 +274,10 @@ static void route_experts(const Model *model, const Layer *layer, const float *b
     }
     for (long i = 0; i < model->chosen; i++) b_weight[i] /= sum;
 }
+"""
 
+# %% ../../nbs/kernels/13_step_blocks.ipynb #y4969
+_EXPERTS_C = r"""
 /* One expert's contribution, from this thread's slices of its hidden units, to (SLICES, width) shared sums. */
 static void expert(
     const Model *model, const Layer *layer, const Work *work, long i_expert, float weight, Share slices
@@ -317,4 +320,4 @@ static void experts(const Model *model, const Layer *layer, Work *work) {
 """
 
 # %% ../../nbs/kernels/13_step_blocks.ipynb #sb010
-BLOCKS_C = _SIZES_C + PARTS_C + _GRU_C + _HYBRID_C + _ROUTER_C + _HEAD_C + _ATTENTION_C + _EXPERTS_C
+BLOCKS_C = _SIZES_C + PARTS_C + _GRU_C + _HYBRID_C + _ROUTER_C + _HEAD_C + _ATTENTION_C + _CHOICE_C + _EXPERTS_C

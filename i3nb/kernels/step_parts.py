@@ -192,7 +192,10 @@ static void add_times_rows(
         SIMD for (long j = 0; j < columns; j++) p_y[j] += p_x[i]*FROM_LOW(p_w[j]);
     }
 }
+"""
 
+# %% ../../nbs/kernels/12_step_parts.ipynb #y8917
+_NORM_C = r"""
 /* y = x normalised, times weight, plus bias; all (width) */
 static void layer_norm(float *p_y, const float *p_x, const float *p_weight, const float *p_bias, long width) {
     float mean = 0, variance = 0;
@@ -252,4 +255,4 @@ typedef struct {                          /* what a thread works with */
 """
 
 # %% ../../nbs/kernels/12_step_parts.ipynb #sb015
-PARTS_C = _LAYER_C + _MODEL_C + _PRODUCTS_C + _THREADS_C
+PARTS_C = _LAYER_C + _MODEL_C + _PRODUCTS_C + _NORM_C + _THREADS_C
