@@ -247,7 +247,7 @@ def gru_code(
     )
     return library and GRUCode(low, library)
 
-
+# %% ../../nbs/kernels/06_gru_c.ipynb #y8739
 _GATES = 'r', 'z', 'candidate', 'Uh'
 
 

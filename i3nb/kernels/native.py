@@ -63,7 +63,10 @@ INLINE vec load_vec(const float *from) {        /* 16 numbers, which may lie any
 INLINE void store_vec(float *to, vec v) {       /* the way back */
     memcpy(to, &v, sizeof(vec));
 }
+"""
 
+# %% ../../nbs/kernels/01_native.ipynb #y1501
+C_PRELUDE += r"""
 typedef uint16_t bf16;                          /* the bits of a number in bf16 */
 
 INLINE float bf16_to_float(bf16 x) {            /* exact */
