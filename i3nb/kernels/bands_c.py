@@ -16,54 +16,51 @@ from .native import call_with, compile_c
 
 # %% ../../nbs/kernels/08_bands_c.ipynb #c040
 _PRODUCT_C = r"""
-typedef float vec __attribute__((vector_size(64)));
 enum { WIDTH = HEAD, BLOCK = QUERIES, BAND = KEYS };   /* width of a head; queries of a block; keys of its band */
 
-/* out[i][j] = sum over k of a[i][k] b[k][j]; where `add` is 1, it is added to what is there. */
+/* out[i][j] = sum over k of left[i][k] right[k][j]; where `add` is 1, it is added to what is there. */
 typedef struct {
-    long rows, columns, depth;
-    const float *a;                           /* element (i, k) at i*a_row + k*a_column */
-    long a_row, a_column;
-    const float *b;                           /* element (k, j) at k*b_row + j */
-    long b_row;
+    long rows, columns, depth;                /* numbers of i, j and k; 16 divides `columns` */
+    const float *left;                        /* element (i, k) at i*left_row + k*left_column */
+    long left_row, left_column;
+    const float *right;                       /* element (k, j) at k*right_row + j */
+    long right_row;
     float *out;                               /* element (i, j) at i*out_row + j */
     long out_row;
     int add;
 } Product;
 
 /* The sums of ROWS rows and 16 VECTORS columns, from (i, j) on, stay in registers. */
-INLINE void tile(const int ROWS, const int VECTORS, const Product *p, long i, long j) {
-    const float *a = p->a + i*p->a_row;
-    const float *b = p->b + j;
-    float *out = p->out + i*p->out_row + j;
+INLINE void tile(const int ROWS, const int VECTORS, const Product *args, long i, long j) {
+    const float *b_left = args->left + i*args->left_row;
+    const float *b_right = args->right + j;
+    float *b_out = args->out + i*args->out_row + j;
     vec sum[ROWS][VECTORS];
     for (int r = 0; r < ROWS; r++) {
-        for (int v = 0; v < VECTORS; v++) {
-            if (p->add) memcpy(&sum[r][v], out + r*p->out_row + 16*v, sizeof(vec));
-            else sum[r][v] = (vec){0};
-        }
+        for (int v = 0; v < VECTORS; v++)
+            sum[r][v] = args->add ? load_vec(b_out + r*args->out_row + 16*v) : (vec){0};
     }
-    for (long k = 0; k < p->depth; k++) {
+    for (long k = 0; k < args->depth; k++) {
         for (int v = 0; v < VECTORS; v++) {
-            vec column;
-            memcpy(&column, b + k*p->b_row + 16*v, sizeof(vec));
-            for (int r = 0; r < ROWS; r++) sum[r][v] += column*a[r*p->a_row + k*p->a_column];
+            vec right = load_vec(b_right + k*args->right_row + 16*v);
+            for (int r = 0; r < ROWS; r++) sum[r][v] += right*b_left[r*args->left_row + k*args->left_column];
         }
     }
     for (int r = 0; r < ROWS; r++) {
-        for (int v = 0; v < VECTORS; v++) memcpy(out + r*p->out_row + 16*v, &sum[r][v], sizeof(vec));
+        for (int v = 0; v < VECTORS; v++) store_vec(b_out + r*args->out_row + 16*v, sum[r][v]);
     }
 }
 
-INLINE void multiply(const Product p) {
+/* The whole product, in tiles of 8 rows and 32 columns, then of what is left. */
+INLINE void multiply(const Product args) {
     long i = 0;
-    for (; i + 8 <= p.rows; i += 8) {
+    for (; i + 8 <= args.rows; i += 8) {
         long j = 0;
-        for (; j + 32 <= p.columns; j += 32) tile(8, 2, &p, i, j);
-        for (; j < p.columns; j += 16) tile(8, 1, &p, i, j);
+        for (; j + 32 <= args.columns; j += 32) tile(8, 2, &args, i, j);
+        for (; j < args.columns; j += 16) tile(8, 1, &args, i, j);
     }
-    for (; i < p.rows; i++) {
-        for (long j = 0; j < p.columns; j += 16) tile(1, 1, &p, i, j);
+    for (; i < args.rows; i++) {
+        for (long j = 0; j < args.columns; j += 16) tile(1, 1, &args, i, j);
     }
 }
 """
@@ -71,27 +68,28 @@ INLINE void multiply(const Product p) {
 # %% ../../nbs/kernels/08_bands_c.ipynb #c042
 _ROWS_C = r"""
 typedef struct {                              /* one head of a tensor (batch, heads, tokens, WIDTH) */
-    const low *at;
+    const low *tokens;                        /* the first token's row */
     long stride;                              /* from a token to the next */
-    long tokens;                              /* of the text */
+    long count;                               /* tokens of the text */
 } Head;
 
 /* `count` tokens in fp32, times `scale`: as rows (count, WIDTH) and as columns (WIDTH, BAND), where wanted.
    After the text's end they are zero. */
-INLINE void fetch(Head x, long first, long count, float scale, float *rows, float *columns) {
-    for (long i = 0; i < count; i++) {
-        for (long j = 0; j < WIDTH; j++) {
-            float value = first + i < x.tokens ? scale*FROM_LOW(x.at[(first + i)*x.stride + j]) : 0;
-            if (rows) rows[i*WIDTH + j] = value;
-            if (columns) columns[j*BAND + i] = value;
+INLINE void load_rows(Head head, long first, long count, float scale, float *b_rows, float *b_columns) {
+    for (long i_t = 0; i_t < count; i_t++) {
+        for (long i = 0; i < WIDTH; i++) {
+            int exists = first + i_t < head.count;
+            float value = exists ? scale*FROM_LOW(head.tokens[(first + i_t)*head.stride + i]) : 0;
+            if (b_rows) b_rows[i_t*WIDTH + i] = value;
+            if (b_columns) b_columns[i*BAND + i_t] = value;
         }
     }
 }
 
 /* The way back: `count` rows (count, WIDTH), times `scale`, to the tokens of one head. */
-INLINE void store(low *out, long stride, long count, float scale, const float *rows) {
-    for (long i = 0; i < count; i++) {
-        SIMD for (long j = 0; j < WIDTH; j++) out[i*stride + j] = TO_LOW(scale*rows[i*WIDTH + j]);
+INLINE void store_rows(low *p_out, long stride, long count, float scale, const float *b_rows) {
+    for (long i_t = 0; i_t < count; i_t++) {
+        SIMD for (long i = 0; i < WIDTH; i++) p_out[i_t*stride + i] = TO_LOW(scale*b_rows[i_t*WIDTH + i]);
     }
 }
 
@@ -101,69 +99,71 @@ typedef struct {                              /* a block of queries, and those k
     long missing;                             /* keys of the band before the text's beginning */
 } Span;
 
-INLINE Span span_of(long block, long tokens) {
-    Span s = { .first = block*BLOCK };
-    s.queries = tokens - s.first < BLOCK ? tokens - s.first : BLOCK;
-    s.first_key = s.first + BLOCK - BAND;
-    if (s.first_key < 0) s.first_key = 0;
-    s.keys = s.first + BLOCK - s.first_key;   /* those after the last query are masked, those after the text are 0 */
-    s.missing = BAND - s.keys;
-    return s;
+/* The span of block i_block of a text. */
+INLINE Span span_of(long i_block, long tokens) {
+    Span span = { .first = i_block*BLOCK };
+    span.queries = tokens - span.first < BLOCK ? tokens - span.first : BLOCK;
+    span.first_key = span.first + BLOCK - BAND;
+    if (span.first_key < 0) span.first_key = 0;
+    span.keys = span.first + BLOCK - span.first_key;   /* after the last query: masked; after the text: 0 */
+    span.missing = BAND - span.keys;
+    return span;
 }
+"""
 
-/* The three kinds of products of a block, each used for values and again for gradients. */
-
+# %% ../../nbs/kernels/08_bands_c.ipynb #y1294
+_SCORES_C = r"""
 /* pairs (queries, keys) = rows (queries, WIDTH) · columns (WIDTH, keys) */
-INLINE void pair_up(Span s, const float *rows, const float *columns, float *pairs) {
+INLINE void pair_up(Span span, const float *b_rows, const float *b_columns, float *b_pairs) {
     multiply((Product){
-        .rows = s.queries, .columns = s.keys, .depth = WIDTH,
-        .a = rows, .a_row = WIDTH, .a_column = 1,
-        .b = columns, .b_row = BAND,
-        .out = pairs, .out_row = BAND,
+        .rows = span.queries, .columns = span.keys, .depth = WIDTH,
+        .left = b_rows, .left_row = WIDTH, .left_column = 1,
+        .right = b_columns, .right_row = BAND,
+        .out = b_pairs, .out_row = BAND,
     });
 }
 
 /* out (queries, WIDTH) = pairs (queries, keys) · rows (keys, WIDTH) */
-INLINE void to_queries(Span s, const float *pairs, const float *rows, float *out) {
+INLINE void to_queries(Span span, const float *b_pairs, const float *b_rows, float *b_out) {
     multiply((Product){
-        .rows = s.queries, .columns = WIDTH, .depth = s.keys,
-        .a = pairs, .a_row = BAND, .a_column = 1,
-        .b = rows, .b_row = WIDTH,
-        .out = out, .out_row = WIDTH,
+        .rows = span.queries, .columns = WIDTH, .depth = span.keys,
+        .left = b_pairs, .left_row = BAND, .left_column = 1,
+        .right = b_rows, .right_row = WIDTH,
+        .out = b_out, .out_row = WIDTH,
     });
 }
 
 /* out (keys, WIDTH) += pairs (queries, keys) transposed · rows (queries, WIDTH) */
-INLINE void add_to_keys(Span s, const float *pairs, const float *rows, float *out) {
+INLINE void add_to_keys(Span span, const float *b_pairs, const float *b_rows, float *b_out) {
     multiply((Product){
-        .rows = s.keys, .columns = WIDTH, .depth = s.queries,
-        .a = pairs, .a_row = 1, .a_column = BAND,
-        .b = rows, .b_row = WIDTH,
-        .out = out, .out_row = WIDTH, .add = 1,
+        .rows = span.keys, .columns = WIDTH, .depth = span.queries,
+        .left = b_pairs, .left_row = 1, .left_column = BAND,
+        .right = b_rows, .right_row = WIDTH,
+        .out = b_out, .out_row = WIDTH, .add = 1,
     });
 }
 
 /* Masks are (PATTERNS + 1, BLOCK, BAND): what a query sees by each pattern, and last by any of them.
-   In the functions below, `mask` is a query's row of the first. */
-#define EACH_PATTERN(p) _Pragma("GCC unroll 16") for (int p = 0; p < PATTERNS; p++)
-#define SEEN(p) mask[(p)*BLOCK*BAND + k]
+   In the functions below, b_mask is a query's row of the first, and i_k counts keys. */
+#define EACH_PATTERN(i_p) _Pragma("GCC unroll 16") for (int i_p = 0; i_p < PATTERNS; i_p++)
+#define SEEN(i_p) b_mask[(i_p)*BLOCK*BAND + i_k]
 
 #define FAR 80.f   /* nats below the best key: there a key counts nothing, so that no number overflows */
 
-/* The scores of a query become exponentials, 0 where nothing looks; sums: of each pattern. */
-INLINE void exponentials(float *score, const float *mask, long keys, float sums[PATTERNS]) {
+/* The scores of a query (keys) become exponentials, 0 where nothing looks; sums: of each pattern. */
+INLINE void exponentials(float *b_scores, const float *b_mask, long keys, float sums[PATTERNS]) {
     float top = -INFINITY, sum[PATTERNS] = {0};
-    SIMD for (long k = 0; k < keys; k++) {
-        float seen = SEEN(PATTERNS) > 0 ? score[k] : -INFINITY;
+    SIMD for (long i_k = 0; i_k < keys; i_k++) {
+        float seen = SEEN(PATTERNS) > 0 ? b_scores[i_k] : -INFINITY;
         top = seen > top ? seen : top;
     }
-    SIMD for (long k = 0; k < keys; k++) {
-        float below = score[k] - top;
+    SIMD for (long i_k = 0; i_k < keys; i_k++) {
+        float below = b_scores[i_k] - top;
         float x = SEEN(PATTERNS) > 0 && below > -FAR ? exp_fast(below) : 0;
-        score[k] = x;
-        EACH_PATTERN(p) sum[p] += x*SEEN(p);
+        b_scores[i_k] = x;
+        EACH_PATTERN(i_p) sum[i_p] += x*SEEN(i_p);
     }
-    EACH_PATTERN(p) sums[p] = sum[p] < 1e-35f ? 1e-35f : sum[p];
+    EACH_PATTERN(i_p) sums[i_p] = sum[i_p] < 1e-35f ? 1e-35f : sum[i_p];
 }
 """
 
@@ -183,131 +183,140 @@ typedef struct {
     low *out;                                 /* (batch, tokens, heads, WIDTH) */
 } Forward;
 
-INLINE Head head_of(const Inputs *in, const low *x, long b, long h) {
-    return (Head){ x + b*in->batch_stride + h*in->head_stride, in->token_stride, in->tokens };
+/* Head i_h of sequence i_b in p_x, which is queries, keys or values. */
+INLINE Head head_of(const Inputs *in, const low *p_x, long i_b, long i_h) {
+    return (Head){ p_x + i_b*in->batch_stride + i_h*in->head_stride, in->token_stride, in->tokens };
 }
 
-/* Exponentials become probabilities: each pattern's share of the sum, by the router's weight. */
-INLINE void probabilities(float *x, const float *mask, long keys, const float *route) {
+/* Exponentials (keys) become probabilities: each pattern's share of the sum, by the router's weight (PATTERNS). */
+INLINE void probabilities(float *b_scores, const float *b_mask, long keys, const float *b_route) {
     float sums[PATTERNS], share[PATTERNS];
-    exponentials(x, mask, keys, sums);
-    EACH_PATTERN(p) share[p] = route[p]/sums[p];
-    SIMD for (long k = 0; k < keys; k++) {
+    exponentials(b_scores, b_mask, keys, sums);
+    EACH_PATTERN(i_p) share[i_p] = b_route[i_p]/sums[i_p];
+    SIMD for (long i_k = 0; i_k < keys; i_k++) {
         float all = 0;
-        EACH_PATTERN(p) all += share[p]*SEEN(p);
-        x[k] *= all;
+        EACH_PATTERN(i_p) all += share[i_p]*SEEN(i_p);
+        b_scores[i_k] *= all;
     }
 }
 
-void band_forward(const Forward *call) {
-    const Inputs *in = &call->in;
+/* All blocks of all heads. A thread owns whole heads of sequences; its tables lie on its stack. */
+void band_forward(const Forward *args) {
+    const Inputs *in = &args->in;
     PARALLEL_FOR
-    for (long bh = 0; bh < in->batch*in->heads; bh++) {
-        long b = bh/in->heads, h = bh%in->heads;
-        float Q[BLOCK*WIDTH], K[WIDTH*BAND], V[BAND*WIDTH];          /* rows, columns, rows */
-        float S[BLOCK*BAND], O[BLOCK*WIDTH];                         /* scores, then probabilities; output */
-        Head q = head_of(in, in->q, b, h), k = head_of(in, in->k, b, h), v = head_of(in, in->v, b, h);
-        for (long i = 0; i*BLOCK < in->tokens; i++) {
-            Span s = span_of(i, in->tokens);
-            fetch(q, s.first, s.queries, in->scale, Q, 0);
-            fetch(k, s.first_key, s.keys, 1, 0, K);
-            fetch(v, s.first_key, s.keys, 1, V, 0);
-            pair_up(s, Q, K, S);
-            for (long r = 0; r < s.queries; r++) {
-                const float *route = in->route + (b*in->tokens + s.first + r)*PATTERNS;
-                probabilities(S + r*BAND, in->masks + r*BAND + s.missing, s.keys, route);
+    for (long i_bh = 0; i_bh < in->batch*in->heads; i_bh++) {
+        long i_b = i_bh/in->heads, i_h = i_bh%in->heads;
+        float b_q[BLOCK*WIDTH], b_k_columns[WIDTH*BAND], b_v[BAND*WIDTH];
+        float b_scores[BLOCK*BAND], b_out[BLOCK*WIDTH];              /* the scores become probabilities */
+        Head q = head_of(in, in->q, i_b, i_h), k = head_of(in, in->k, i_b, i_h), v = head_of(in, in->v, i_b, i_h);
+        for (long i_block = 0; i_block*BLOCK < in->tokens; i_block++) {
+            Span span = span_of(i_block, in->tokens);
+            load_rows(q, span.first, span.queries, in->scale, b_q, 0);
+            load_rows(k, span.first_key, span.keys, 1, 0, b_k_columns);
+            load_rows(v, span.first_key, span.keys, 1, b_v, 0);
+            pair_up(span, b_q, b_k_columns, b_scores);
+            long row = i_b*in->tokens + span.first;
+            for (long i_q = 0; i_q < span.queries; i_q++) {
+                const float *b_mask = in->masks + i_q*BAND + span.missing;
+                probabilities(b_scores + i_q*BAND, b_mask, span.keys, in->route + (row + i_q)*PATTERNS);
             }
-            to_queries(s, S, V, O);
-            store(call->out + ((b*in->tokens + s.first)*in->heads + h)*WIDTH, in->heads*WIDTH, s.queries, 1, O);
+            to_queries(span, b_scores, b_v, b_out);
+            store_rows(args->out + (row*in->heads + i_h)*WIDTH, in->heads*WIDTH, span.queries, 1, b_out);
         }
     }
 }
 """
 
 # %% ../../nbs/kernels/08_bands_c.ipynb #c046
-_BACKWARD_C = r"""
-typedef struct {                              /* of one query, over the keys */
-    float *x;                                 /* scores, then exponentials */
-    float *p;                                 /* is filled with the probabilities */
-    float *d;                                 /* gradients of the probabilities, then of the scores */
-} Query;
-
-/* The softmax rule for all patterns of one query; droute: the patterns' mean gradients (PATTERNS). */
-INLINE void query_gradients(Query q, const float *mask, long keys, const float *route, float *droute) {
-    float *x = q.x, *d = q.d;
-    float sums[PATTERNS], share[PATTERNS], mean[PATTERNS] = {0};
-    exponentials(x, mask, keys, sums);
-    EACH_PATTERN(p) share[p] = route[p]/sums[p];
-    SIMD for (long k = 0; k < keys; k++) {
-        float dx = d[k]*x[k];
-        EACH_PATTERN(p) mean[p] += dx*SEEN(p);
-    }
-    EACH_PATTERN(p) droute[p] = mean[p] /= sums[p];
-    EACH_PATTERN(p) mean[p] *= share[p];
-    SIMD for (long k = 0; k < keys; k++) {
-        float all = 0, back = 0;
-        EACH_PATTERN(p) all += share[p]*SEEN(p);
-        EACH_PATTERN(p) back += mean[p]*SEEN(p);
-        q.p[k] = x[k]*all;
-        d[k] = d[k]*q.p[k] - x[k]*back;
-    }
-}
-
+_GRADIENTS_C = r"""
 typedef struct {
     Inputs in;
-    const low *grad;                          /* of the output (batch, tokens, heads, WIDTH) */
-    low *dq, *dk, *dv;                        /* like `grad` */
+    const low *dout;                          /* (batch, tokens, heads, WIDTH): the output's gradient */
+    low *dq, *dk, *dv;                        /* like `dout` */
     float *droute;                            /* (batch, heads, tokens, PATTERNS) */
     float *sums;                              /* (threads, 2, tokens + BLOCK, WIDTH) scratch */
 } Backward;
 
-typedef struct {                              /* what a thread needs for a block */
-    float Q[BLOCK*WIDTH], G[BLOCK*WIDTH];     /* queries, gradients of their outputs */
-    float dQ[BLOCK*WIDTH];
-    float K[BAND*WIDTH];                      /* keys as rows */
-    float K_columns[WIDTH*BAND], V_columns[WIDTH*BAND];
-    float X[BLOCK*BAND], P[BLOCK*BAND], D[BLOCK*BAND];               /* of each query: see `Query` */
+typedef struct {                              /* what a thread needs for a block of a head */
+    long i_b, i_h;
+    float *dk, *dv;                           /* (tokens + BLOCK, WIDTH) the head's gradients so far, in fp32 */
+    float b_q[BLOCK*WIDTH], b_dout[BLOCK*WIDTH], b_dq[BLOCK*WIDTH];
+    float b_k[BAND*WIDTH], b_k_columns[WIDTH*BAND], b_v_columns[WIDTH*BAND];
+    float b_scores[BLOCK*BAND], b_probabilities[BLOCK*BAND], b_gradients[BLOCK*BAND];   /* see `Query` */
 } Room;
 
-/* One block, from what is in `m`: fills dQ, and adds to the gradients dK and dV of all tokens (tokens, WIDTH). */
-INLINE void block_gradients(const Backward *call, long b, long h, Span s, Room *m, float *dK, float *dV) {
-    const Inputs *in = &call->in;
-    pair_up(s, m->Q, m->K_columns, m->X);
-    pair_up(s, m->G, m->V_columns, m->D);
-    for (long r = 0; r < s.queries; r++) {
-        const float *route = in->route + (b*in->tokens + s.first + r)*PATTERNS;
-        float *droute = call->droute + ((b*in->heads + h)*in->tokens + s.first + r)*PATTERNS;
-        Query q = { m->X + r*BAND, m->P + r*BAND, m->D + r*BAND };
-        query_gradients(q, in->masks + r*BAND + s.missing, s.keys, route, droute);
+typedef struct {                              /* of one query, over the keys */
+    float *b_scores;                          /* they become exponentials */
+    float *b_probabilities;                   /* written */
+    float *b_gradients;                       /* of the probabilities; they become those of the scores */
+} Query;
+
+/* The softmax rule for all patterns of one query; b_droute: the patterns' mean gradients (PATTERNS). */
+INLINE void query_gradients(Query query, const float *b_mask, long keys, const float *b_route, float *b_droute) {
+    float *b_x = query.b_scores, *b_d = query.b_gradients;
+    float sums[PATTERNS], share[PATTERNS], mean[PATTERNS] = {0};
+    exponentials(b_x, b_mask, keys, sums);
+    EACH_PATTERN(i_p) share[i_p] = b_route[i_p]/sums[i_p];
+    SIMD for (long i_k = 0; i_k < keys; i_k++) {
+        float dx = b_d[i_k]*b_x[i_k];
+        EACH_PATTERN(i_p) mean[i_p] += dx*SEEN(i_p);
     }
-    to_queries(s, m->D, m->K, m->dQ);
-    add_to_keys(s, m->D, m->Q, dK + s.first_key*WIDTH);
-    add_to_keys(s, m->P, m->G, dV + s.first_key*WIDTH);
+    EACH_PATTERN(i_p) b_droute[i_p] = mean[i_p] /= sums[i_p];
+    EACH_PATTERN(i_p) mean[i_p] *= share[i_p];
+    SIMD for (long i_k = 0; i_k < keys; i_k++) {
+        float all = 0, back = 0;
+        EACH_PATTERN(i_p) all += share[i_p]*SEEN(i_p);
+        EACH_PATTERN(i_p) back += mean[i_p]*SEEN(i_p);
+        query.b_probabilities[i_k] = b_x[i_k]*all;
+        b_d[i_k] = b_d[i_k]*query.b_probabilities[i_k] - b_x[i_k]*back;
+    }
+}
+"""
+
+# %% ../../nbs/kernels/08_bands_c.ipynb #y1539
+_BACKWARD_C = r"""
+/* One block, from what is in the room: fills b_dq, and adds to dk and dv. */
+INLINE void block_gradients(const Backward *args, Span span, Room *room) {
+    const Inputs *in = &args->in;
+    pair_up(span, room->b_q, room->b_k_columns, room->b_scores);
+    pair_up(span, room->b_dout, room->b_v_columns, room->b_gradients);
+    for (long i_q = 0; i_q < span.queries; i_q++) {
+        const float *b_route = in->route + (room->i_b*in->tokens + span.first + i_q)*PATTERNS;
+        float *b_droute = args->droute + ((room->i_b*in->heads + room->i_h)*in->tokens + span.first + i_q)*PATTERNS;
+        long row = i_q*BAND;
+        Query query = { room->b_scores + row, room->b_probabilities + row, room->b_gradients + row };
+        query_gradients(query, in->masks + row + span.missing, span.keys, b_route, b_droute);
+    }
+    to_queries(span, room->b_gradients, room->b_k, room->b_dq);
+    add_to_keys(span, room->b_gradients, room->b_q, room->dk + span.first_key*WIDTH);
+    add_to_keys(span, room->b_probabilities, room->b_dout, room->dv + span.first_key*WIDTH);
 }
 
-void band_backward(const Backward *call) {
-    const Inputs *in = &call->in;
+/* All blocks of all heads. A thread owns whole heads of sequences, and its part of `sums`. */
+void band_backward(const Backward *args) {
+    const Inputs *in = &args->in;
     PARALLEL_FOR
-    for (long bh = 0; bh < in->batch*in->heads; bh++) {
-        long b = bh/in->heads, h = bh%in->heads;
-        long row = in->heads*WIDTH, at = b*in->tokens*row + h*WIDTH;   /* of tensors like `out` */
-        Head q = head_of(in, in->q, b, h), k = head_of(in, in->k, b, h), v = head_of(in, in->v, b, h);
-        Head grad = { call->grad + at, row, in->tokens };
+    for (long i_bh = 0; i_bh < in->batch*in->heads; i_bh++) {
+        long i_b = i_bh/in->heads, i_h = i_bh%in->heads;
+        long stride = in->heads*WIDTH, at = i_b*in->tokens*stride + i_h*WIDTH;   /* of tensors like `dout` */
+        Head q = head_of(in, in->q, i_b, i_h), k = head_of(in, in->k, i_b, i_h), v = head_of(in, in->v, i_b, i_h);
+        Head dout = { args->dout + at, stride, in->tokens };
         long size = (in->tokens + BLOCK)*WIDTH;
-        float *dK = call->sums + omp_get_thread_num()*2*size, *dV = dK + size;
-        Room m;
-        memset(dK, 0, 2*size*sizeof(float));
-        for (long i = 0; i*BLOCK < in->tokens; i++) {
-            Span s = span_of(i, in->tokens);
-            fetch(q, s.first, s.queries, in->scale, m.Q, 0);
-            fetch(grad, s.first, s.queries, 1, m.G, 0);
-            fetch(k, s.first_key, s.keys, 1, m.K, m.K_columns);
-            fetch(v, s.first_key, s.keys, 1, 0, m.V_columns);
-            block_gradients(call, b, h, s, &m, dK, dV);
-            store(call->dq + at + s.first*row, row, s.queries, in->scale, m.dQ);
+        float *dk = args->sums + omp_get_thread_num()*2*size;
+        Room room;
+        room.i_b = i_b, room.i_h = i_h, room.dk = dk, room.dv = dk + size;
+        memset(dk, 0, 2*size*sizeof(float));
+        for (long i_block = 0; i_block*BLOCK < in->tokens; i_block++) {
+            Span span = span_of(i_block, in->tokens);
+            load_rows(q, span.first, span.queries, in->scale, room.b_q, 0);
+            load_rows(dout, span.first, span.queries, 1, room.b_dout, 0);
+            load_rows(k, span.first_key, span.keys, 1, room.b_k, room.b_k_columns);
+            load_rows(v, span.first_key, span.keys, 1, 0, room.b_v_columns);
+            block_gradients(args, span, &room);
+            store_rows(args->dq + at + span.first*stride, stride, span.queries, in->scale, room.b_dq);
         }
-        store(call->dk + at, row, in->tokens, 1, dK);
-        store(call->dv + at, row, in->tokens, 1, dV);
+        store_rows(args->dk + at, stride, in->tokens, 1, room.dk);
+        store_rows(args->dv + at, stride, in->tokens, 1, room.dv);
     }
 }
 """
@@ -354,7 +363,7 @@ def band_library(q, cfg):
     return compile_c(_SOURCE_C, tuple(f'{name}={value}' for name, value in sizes.items()))
 
 
-_SOURCE_C = _PRODUCT_C + _ROWS_C + _FORWARD_C + _BACKWARD_C
+_SOURCE_C = _PRODUCT_C + _ROWS_C + _SCORES_C + _FORWARD_C + _GRADIENTS_C + _BACKWARD_C
 
 # %% ../../nbs/kernels/08_bands_c.ipynb #b6c07
 class _CompiledBands(torch.autograd.Function):
@@ -382,7 +391,7 @@ class _CompiledBands(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(grad) for _ in range(3))
         droute = route.new_empty(b, h, t, len(ctx.cfg.patterns))
         room = route.new_empty(torch.get_num_threads(), 2, t + inputs['masks'].shape[1], e)
-        made = dict(grad=grad, dq=dq, dk=dk, dv=dv, droute=droute, sums=room)
+        made = dict(dout=grad, dq=dq, dk=dk, dv=dv, droute=droute, sums=room)
         call_with(band_library(q, ctx.cfg).band_backward, **inputs, **made)
         return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2), droute.sum(1), None
 

@@ -42,6 +42,7 @@ typedef struct {
     low *u;                     /* (batch, tokens, channels) */
 } Forward;
 
+/* u = silu(filtered inputs), for all tokens. A thread owns whole tokens, with all their channels. */
 void conv_silu(const Forward *args) {
     PARALLEL_FOR
     for (long i = 0; i < args->filter.batch*args->filter.tokens; i++) {

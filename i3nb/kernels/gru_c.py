@@ -15,18 +15,18 @@ from .native import call_with, compile_c
 from ..recurrence import gru  # imported first, so that its plain forms are asked last
 
 # %% ../../nbs/kernels/06_gru_c.ipynb #c012
-_C_PRODUCT = r"""
-typedef float vec __attribute__((vector_size(64)));
-/* An `element` is what a lane multiplies: in bf16 a pair of neighbours in the inner dimension, else a float. */
+_C_ELEMENT = r"""
+/* An `element` is what a lane multiplies: in bf16 a pair of neighbours in the inner dimension, else a float.
+   multiply_add: 16 sums, plus 16 elements of weights times one of the input. */
 #if LOW
 typedef int32_t element;
 #if defined(__AVX512BF16__)
-INLINE vec multiply_add(vec sum, const element *weights, element input) {
+INLINE vec multiply_add(vec sum, const element *weights, element input) {   /* the processor's own product of pairs */
     const __m512bh pairs = (__m512bh)_mm512_loadu_si512(weights), same = (__m512bh)_mm512_set1_epi32(input);
     return (vec)_mm512_dpbf16_ps((__m512)sum, pairs, same);
 }
 #else
-INLINE vec multiply_add(vec sum, const element *weights, element input) {
+INLINE vec multiply_add(vec sum, const element *weights, element input) {   /* the same by shifts */
     typedef int32_t ivec __attribute__((vector_size(64)));
     union { int32_t bits; float number; } first = { (int32_t)((uint32_t)input << 16) };
     union { int32_t bits; float number; } second = { (int32_t)(input & 0xffff0000) };
@@ -37,13 +37,14 @@ INLINE vec multiply_add(vec sum, const element *weights, element input) {
 #endif
 #else
 typedef float element;
-INLINE vec multiply_add(vec sum, const element *weights, element input) {
-    vec v;
-    memcpy(&v, weights, 64);
-    return sum + v*input;
+INLINE vec multiply_add(vec sum, const element *weights, element input) {   /* in fp32 */
+    return sum + load_vec(weights)*input;
 }
 #endif
+"""
 
+# %% ../../nbs/kernels/06_gru_c.ipynb #y2172
+_C_PRODUCT = r"""
 typedef struct {
     const element *panel;       /* (inner, vectors, 16) */
     const element *input;       /* (rows, inner) */
@@ -69,7 +70,7 @@ INLINE void tile(const int rows, const int vectors, const int parts, Product p) 
         for (int v = 0; v < vectors; v++) {
             for (int i = 1; i < parts; i++)
                 sums[r][v][0] += sums[r][v][i];
-            memcpy(p.out + (r*vectors + v)*16, &sums[r][v][0], 64);
+            store_vec(p.out + (r*vectors + v)*16, sums[r][v][0]);
         }
 }
 
@@ -241,10 +242,12 @@ def gru_code(
 ):  # a `GRUCode`, or None where nothing compiles it
     "The compiled GRU whose products are in `low`."
     head = '#undef __AVX512BF16__\n' * portable
-    library = compile_c(head + _C_PRODUCT + _C_GRU_FORWARD + _C_GRU_BACKWARD, (f'LOW={int(low == torch.bfloat16)}',))
+    library = compile_c(
+        head + _C_ELEMENT + _C_PRODUCT + _C_GRU_FORWARD + _C_GRU_BACKWARD, (f'LOW={int(low == torch.bfloat16)}',)
+    )
     return library and GRUCode(low, library)
 
-
+# %% ../../nbs/kernels/06_gru_c.ipynb #y8739
 _GATES = 'r', 'z', 'candidate', 'Uh'
 
 

@@ -12,53 +12,7 @@ from .native import call_with, compile_c
 from ..model import softmax_gradient
 
 # %% ../../nbs/kernels/10_head_c.ipynb #y3072
-HEAD_SOURCE_C = r"""
-/* The largest of a row's logits with their bias. */
-INLINE float largest(const low *logits, const float *bias, long vocab) {
-    float top = -INFINITY;
-    SIMD for (long j = 0; j < vocab; j++) {
-        float x = FROM_LOW(logits[j]) + bias[j];
-        top = x > top ? x : top;
-    }
-    return top;
-}
-
-/* exponentials[j] = exp(logit j - top); returns their sum. */
-INLINE float exponentiate(const low *logits, const float *bias, float top, float *exponentials, long vocab) {
-    float sum = 0;
-    SIMD for (long j = 0; j < vocab; j++) {
-        exponentials[j] = exp_fast(FROM_LOW(logits[j]) + bias[j] - top);
-        sum += exponentials[j];
-    }
-    return sum;
-}
-
-/* Gradients in the place of a row's logits, and added to the bias's. */
-INLINE void write_gradients(low *logits, const float *exponentials, float factor, float *dbias, long vocab) {
-    SIMD for (long j = 0; j < vocab; j++) {
-        float gradient = exponentials[j]*factor;
-        dbias[j] += gradient;
-        logits[j] = TO_LOW(gradient);
-    }
-}
-
-/* One row: returns its loss; where `wanted`, its logits become their gradients. `exponentials` (vocab) is scratch. */
-INLINE float row_loss(low *logits, const float *bias, long target, float scale, float *exponentials, float *dbias,
-                      long wanted, long vocab) {
-    if (target < 0) {
-        if (wanted) memset(logits, 0, vocab*sizeof(low));
-        return 0;
-    }
-    float top = largest(logits, bias, vocab);
-    float sum = exponentiate(logits, bias, top, exponentials, vocab);
-    float loss = logf(sum) + top - (FROM_LOW(logits[target]) + bias[target]);
-    if (wanted) {
-        exponentials[target] -= sum;
-        write_gradients(logits, exponentials, scale/sum, dbias, vocab);
-    }
-    return loss;
-}
-
+_ROW_C = r"""
 typedef struct {
     low *logits;            /* (rows, vocab) */
     const float *bias;      /* (vocab) */
@@ -71,19 +25,77 @@ typedef struct {
     long rows, vocab;
 } Softmax;
 
-/* Loss of each row; where wanted, its gradients in the place of the logits. */
-void softmax_gradient(const Softmax *q) {
-    const long rows = q->rows, vocab = q->vocab;
+/* What a thread works with: one row's logits, and its own rows of `exponentials` and `dbias`; all (vocab). */
+typedef struct {
+    low *b_logits;
+    float *b_exponentials, *b_dbias;
+} Row;
+
+/* The largest of a row's logits (vocab) with their bias (vocab). */
+INLINE float largest(const low *b_logits, const float *p_bias, long vocab) {
+    float top = -INFINITY;
+    SIMD for (long i = 0; i < vocab; i++) {
+        float x = FROM_LOW(b_logits[i]) + p_bias[i];
+        top = x > top ? x : top;
+    }
+    return top;
+}
+
+/* b_exponentials[i] = exp(logit i - top); returns their sum. All arrays are (vocab). */
+INLINE float exponentiate(const low *b_logits, const float *p_bias, float top, float *b_exponentials, long vocab) {
+    float sum = 0;
+    SIMD for (long i = 0; i < vocab; i++) {
+        b_exponentials[i] = exp_fast(FROM_LOW(b_logits[i]) + p_bias[i] - top);
+        sum += b_exponentials[i];
+    }
+    return sum;
+}
+
+/* Gradients in the place of a row's logits, and added to the thread's sums for the bias. */
+INLINE void write_gradients(Row row, float factor, long vocab) {
+    SIMD for (long i = 0; i < vocab; i++) {
+        float gradient = row.b_exponentials[i]*factor;
+        row.b_dbias[i] += gradient;
+        row.b_logits[i] = TO_LOW(gradient);
+    }
+}
+"""
+
+# %% ../../nbs/kernels/10_head_c.ipynb #y1177
+_LOSS_C = r"""
+/* Row i_row: returns its loss; where gradients are wanted, its logits become them. */
+INLINE float row_loss(const Softmax *args, long i_row, Row row) {
+    const float *p_bias = args->bias;
+    const long target = args->targets[i_row], vocab = args->vocab;
+    if (target < 0) {
+        if (args->wanted) memset(row.b_logits, 0, vocab*sizeof(low));
+        return 0;
+    }
+    float top = largest(row.b_logits, p_bias, vocab);
+    float sum = exponentiate(row.b_logits, p_bias, top, row.b_exponentials, vocab);
+    float loss = logf(sum) + top - (FROM_LOW(row.b_logits[target]) + p_bias[target]);
+    if (args->wanted) {
+        row.b_exponentials[target] -= sum;
+        write_gradients(row, args->scale/sum, vocab);
+    }
+    return loss;
+}
+
+/* Loss of each row; where wanted, its gradients in the place of the logits. A thread owns whole rows. */
+void softmax_gradient(const Softmax *args) {
+    const long rows = args->rows, vocab = args->vocab;
     PARALLEL {
-        long me = omp_get_thread_num(), team = omp_get_num_threads();
-        float *exponentials = q->exponentials + me*vocab, *dbias = q->dbias + me*vocab;
-        for (long i = rows*me/team; i < rows*(me + 1)/team; i++) {
-            low *logits = q->logits + i*vocab;
-            q->losses[i] = row_loss(logits, q->bias, q->targets[i], q->scale, exponentials, dbias, q->wanted, vocab);
+        long thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        Row row = { .b_exponentials = args->exponentials + thread*vocab, .b_dbias = args->dbias + thread*vocab };
+        for (long i_row = rows*thread/threads; i_row < rows*(thread + 1)/threads; i_row++) {
+            row.b_logits = args->logits + i_row*vocab;
+            args->losses[i_row] = row_loss(args, i_row, row);
         }
     }
 }
 """
+
+HEAD_SOURCE_C = _ROW_C + _LOSS_C
 
 # %% ../../nbs/kernels/10_head_c.ipynb #y4929
 def head_library(dtype: torch.dtype):  # of the logits

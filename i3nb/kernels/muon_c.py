@@ -23,20 +23,21 @@ typedef struct {
     long size;
 } Average;
 
-/* momentum += (1 - mu)(gradient - momentum) */
-void average(const Average *q) {
-    const float *gradient = q->gradient, mu = q->mu;
-    low *momentum = q->momentum;
+/* momentum += (1 - mu)(gradient - momentum). A thread owns one stretch of the numbers, and its sum of squares. */
+void average(const Average *args) {
+    const float *p_gradient = args->gradient, mu = args->mu;
+    low *p_momentum = args->momentum;
+    const long size = args->size;
     PARALLEL {
-        long me = omp_get_thread_num(), team = omp_get_num_threads();
+        long thread = omp_get_thread_num(), threads = omp_get_num_threads();
         float sum = 0;
-        SIMD for (long i = q->size*me/team; i < q->size*(me + 1)/team; i++) {
-            float old = FROM_LOW(momentum[i]);
-            momentum[i] = TO_LOW(old + (1 - mu)*(gradient[i] - old));
-            float ahead = gradient[i] + mu*(FROM_LOW(momentum[i]) - gradient[i]);
+        SIMD for (long i = size*thread/threads; i < size*(thread + 1)/threads; i++) {
+            float old = FROM_LOW(p_momentum[i]);
+            p_momentum[i] = TO_LOW(old + (1 - mu)*(p_gradient[i] - old));
+            float ahead = p_gradient[i] + mu*(FROM_LOW(p_momentum[i]) - p_gradient[i]);
             sum += ahead*ahead;
         }
-        q->squares[me] = sum;
+        args->squares[thread] = sum;
     }
 }
 
@@ -49,17 +50,17 @@ typedef struct {
     long size;
 } Direction;
 
-/* direction = scale (gradient + mu (momentum - gradient)) */
-void direction(const Direction *q) {
-    const float *gradient = q->gradient, mu = q->mu, scale = q->scale;
-    const low *momentum = q->momentum;
-    bf16 *direction = q->direction;
-    const long size = q->size;
+/* direction = scale (gradient + mu (momentum - gradient)). Threads take STRETCH numbers at a time. */
+void direction(const Direction *args) {
+    const float *p_gradient = args->gradient, mu = args->mu, scale = args->scale;
+    const low *p_momentum = args->momentum;
+    bf16 *p_direction = args->direction;
+    const long size = args->size;
     PARALLEL_FOR
     for (long first = 0; first < size; first += STRETCH) {
         long end = first + STRETCH < size ? first + STRETCH : size;
         SIMD for (long i = first; i < end; i++)
-            direction[i] = float_to_bf16(scale*(gradient[i] + mu*(FROM_LOW(momentum[i]) - gradient[i])));
+            p_direction[i] = float_to_bf16(scale*(p_gradient[i] + mu*(FROM_LOW(p_momentum[i]) - p_gradient[i])));
     }
 }
 
@@ -71,16 +72,16 @@ typedef struct {
     long size;
 } Apply;
 
-/* weights = keep weights - rate direction */
-void apply(const Apply *q) {
-    float *weights = q->weights;
-    const bf16 *direction = q->direction;
-    const float keep = q->keep, rate = q->rate;
-    const long size = q->size;
+/* weights = keep weights - rate direction. Threads take STRETCH numbers at a time. */
+void apply(const Apply *args) {
+    float *p_weights = args->weights;
+    const bf16 *p_direction = args->direction;
+    const float keep = args->keep, rate = args->rate;
+    const long size = args->size;
     PARALLEL_FOR
     for (long first = 0; first < size; first += STRETCH) {
         long end = first + STRETCH < size ? first + STRETCH : size;
-        SIMD for (long i = first; i < end; i++) weights[i] = keep*weights[i] - rate*bf16_to_float(direction[i]);
+        SIMD for (long i = first; i < end; i++) p_weights[i] = keep*p_weights[i] - rate*bf16_to_float(p_direction[i]);
     }
 }
 """

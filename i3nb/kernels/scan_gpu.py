@@ -11,7 +11,8 @@ import torch
 from torch.autograd import Function
 from ..base.forms import using
 from .cuda_c import nvrtc
-from .scan_c import LOG2E, SEGMENT
+from .native import LOG2E
+from .scan_c import SEGMENT
 from .trials import Job, Part, compare, makes_job, milliseconds
 from ..scan import selective_scan
 

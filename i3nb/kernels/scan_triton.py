@@ -9,7 +9,8 @@ __all__ = ['ForwardArgs', 'Block', 'BackwardArgs', 'Walk', 'launch_triton', 'sca
 from typing import NamedTuple
 import torch
 from ..base.forms import form
-from .scan_c import LN2, SEGMENT
+from .native import LN2
+from .scan_c import SEGMENT
 from .scan_gpu import block_channels, fused_scan
 from .trials import serves_by_trial
 from .triton_jit import jit, tl

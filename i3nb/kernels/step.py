@@ -7,7 +7,6 @@ __all__ = ['TRIAL_EVERY', 'TRIAL_TOKENS', 'step_library', 'Step', 'compiled_step
 
 # %% ../../nbs/kernels/14_step.ipynb #c003
 import ctypes
-import math
 import time
 import torch
 from fastcore.basics import patch
@@ -15,8 +14,8 @@ from ..attention import AttnState, attn_period, attn_reach, seen_gaps
 from ..base.commands import I3Error
 from ..base.forms import form
 from ..core import I3Config
-from .native import compile_c
-from .step_blocks import BLOCKS_C
+from .native import LOG2E, compile_c
+from .step_blocks import BLOCKS_C, LINE, room_sizes
 from i3nb.kernels.step_parts import (
     ATTENTION_WEIGHTS,
     BLOCK_WEIGHTS,
@@ -32,37 +31,38 @@ from ..recurrence import HybridState
 # %% ../../nbs/kernels/14_step.ipynb #c018
 _STEP_C = r"""
 /* The layers in turn. A slow thread may still read one half of the shared room while others write the other. */
-static void layers(const Model *m, Work *work) {
-    float *of_mixers = work->shared, *of_experts = of_mixers + m->shared_size/2;
-    for (long i = 0; i < m->layers; i++) {
-        const Layer *w = m->layer + i;
-        layer_norm(work->x, work->stream, w->norm1_weight, w->norm1_bias, m->width);
+static void layers(const Model *model, Work *work) {
+    float *of_mixers = work->shared, *of_experts = of_mixers + model->shared_size/2;
+    for (long i = 0; i < model->layers; i++) {
+        const Layer *layer = model->layer + i;
+        layer_norm(work->x, work->stream, layer->norm1_weight, layer->norm1_bias, model->width);
         work->shared = of_mixers;
-        if (w->is_attention) attention(m, w, work);
-        else hybrid(m, w, work);
-        layer_norm(work->x, work->stream, w->norm2_weight, w->norm2_bias, m->width);
+        if (layer->is_attention) attention(model, layer, work);
+        else hybrid(model, layer, work);
+        layer_norm(work->x, work->stream, layer->norm2_weight, layer->norm2_bias, model->width);
         work->shared = of_experts;
-        experts(m, w, work);
+        experts(model, layer, work);
     }
 }
 
-/* One token: its embedding (width) in, scores (vocabulary) out. */
-void step(const Model *m, const float *embedding, float *scores, long position, long threads) {
+/* One token: its embedding (width) in, scores (vocabulary) out. Each thread owns a share of the scores. */
+void step(const Model *model, const float *p_embedding, float *p_scores, long position, long threads) {
+    const long width = model->width;
     Barrier barrier = { 0, 0 };
     _Pragma("omp parallel num_threads(threads)")
     {
         FLUSH_DENORMALS
         Work work = { .thread = { &barrier, omp_get_thread_num(), omp_get_num_threads(), 0 }, .position = position };
-        work.stream = m->local + work.thread.me*m->local_size;
-        work.x = work.stream + m->width;
-        work.local = work.x + m->width;
-        work.shared = m->shared;
-        memcpy(work.stream, embedding, m->width*sizeof(float));
-        layers(m, &work);
-        layer_norm(work.x, work.stream, m->norm_weight, m->norm_bias, m->width);
-        Share rows = share_of(&work.thread, m->vocabulary);
-        rows_times(scores + rows.from, m->head_weight + rows.from*m->width, work.x, rows.to - rows.from, m->width);
-        for (long j = rows.from; j < rows.to; j++) scores[j] += m->head_bias[j];
+        work.stream = model->local + work.thread.me*model->local_size;
+        work.x = work.stream + width;
+        work.local = work.x + width;
+        work.shared = model->shared;
+        memcpy(work.stream, p_embedding, width*sizeof(float));
+        layers(model, &work);
+        layer_norm(work.x, work.stream, model->norm_weight, model->norm_bias, width);
+        Share rows = share_of(&work.thread, model->vocabulary);
+        rows_times(p_scores + rows.from, model->head_weight + rows.from*width, work.x, rows.to - rows.from, width);
+        for (long i = rows.from; i < rows.to; i++) p_scores[i] += model->head_bias[i];
         RESTORE_DENORMALS
     }
 }
@@ -111,7 +111,7 @@ def _memory_of(block, cfg: I3Config) -> dict:  # {field of `Layer`: tensor}
         hidden=torch.zeros(cfg.d_model),
         conv_past=torch.zeros(cfg.d_conv - 1, cfg.d_inner),
         scan_state=torch.zeros(cfg.d_inner, cfg.d_state),
-        decay=-torch.exp(block.mixer.A_log.detach()) * math.log2(math.e),
+        decay=-torch.exp(block.mixer.A_log.detach()) * LOG2E,
     )
 
 
@@ -143,14 +143,6 @@ def _sizes(cfg: I3Config) -> dict:
         period=attn_period(cfg),
     )
 
-
-def _rooms(cfg: I3Config) -> tuple:
-    "How many numbers threads share, and how many each needs for itself."
-    d, some = cfg.d_model, 64  # a little more than needed
-    half = max(2 * d + 3 * cfg.d_inner + cfg.dt_rank + 2 * cfg.d_state, 16 * d) + some
-    largest = max(6 * d, cfg.d_inner, cfg.d_ff, d + 3 * attn_reach(cfg))
-    return 2 * half, 2 * d + largest + some
-
 # %% ../../nbs/kernels/14_step.ipynb #c022
 class Step:
     "The model on one text, a token per call, in C. Memory and time per token do not depend on the text's length."
@@ -177,7 +169,8 @@ class Step:
 
     def _record(self):
         "What C gets of the model."
-        shared, local = _rooms(self.cfg)
+        half, own = (-(-n // LINE) * LINE for n in room_sizes(self.cfg))
+        shared, local = 2 * half, own + LINE
         counts, gaps = _gap_lists(self.cfg)
         self.tables = dict(gap_counts=counts, gaps=gaps)
         self.rooms = dict(shared=torch.zeros(shared), local=torch.zeros(max(self.threads), local))

@@ -139,65 +139,71 @@ _MODEL_C, Model = structure(
 _PRODUCTS_C = r"""
 #include <sched.h>
 
-/* Ask the processor for the next `count` numbers from `w` on. */
-INLINE void prefetch(const low *w, long count) {
-    const char *end = (const char *)(w + count);
-    for (const char *line = (const char *)w; line < end; line += 64) __builtin_prefetch(line);
+/* Ask the processor for the next `count` numbers from p_w on. */
+INLINE void prefetch(const low *p_w, long count) {
+    const char *end = (const char *)(p_w + count);
+    for (const char *line = (const char *)p_w; line < end; line += 64) __builtin_prefetch(line);
 }
 
-/* y[j] = sum over i of w[j][i] x[i]; y (rows), w (rows, columns), x (columns) */
-static void rows_times(float *y, const low *w, const float *x, long rows, long columns) {
-    long j = 0;
-    for (; j + 4 <= rows; j += 4) {
-        const low *w0 = w + j*columns, *w1 = w0 + columns, *w2 = w1 + columns, *w3 = w2 + columns;
+/* y[j] = sum over i of w[j][i] x[i]; p_y (rows), p_w (rows, columns), p_x (columns) */
+static void rows_times(float *p_y, const low *p_w, const float *p_x, long rows, long columns) {
+    long i_row = 0;
+    for (; i_row + 4 <= rows; i_row += 4) {
+        const low *b_w0 = p_w + i_row*columns, *b_w1 = b_w0 + columns, *b_w2 = b_w1 + columns, *b_w3 = b_w2 + columns;
         float y0 = 0, y1 = 0, y2 = 0, y3 = 0;
-        prefetch(w3 + columns, 4*columns);
+        prefetch(b_w3 + columns, 4*columns);
         _Pragma("omp simd reduction(+:y0,y1,y2,y3)")
         for (long i = 0; i < columns; i++) {
-            y0 += FROM_LOW(w0[i])*x[i];
-            y1 += FROM_LOW(w1[i])*x[i];
-            y2 += FROM_LOW(w2[i])*x[i];
-            y3 += FROM_LOW(w3[i])*x[i];
+            y0 += FROM_LOW(b_w0[i])*p_x[i];
+            y1 += FROM_LOW(b_w1[i])*p_x[i];
+            y2 += FROM_LOW(b_w2[i])*p_x[i];
+            y3 += FROM_LOW(b_w3[i])*p_x[i];
         }
-        y[j] = y0;
-        y[j+1] = y1;
-        y[j+2] = y2;
-        y[j+3] = y3;
+        p_y[i_row] = y0;
+        p_y[i_row+1] = y1;
+        p_y[i_row+2] = y2;
+        p_y[i_row+3] = y3;
     }
-    for (; j < rows; j++) {
+    for (; i_row < rows; i_row++) {
         float sum = 0;
         _Pragma("omp simd reduction(+:sum)")
-        for (long i = 0; i < columns; i++) sum += FROM_LOW(w[j*columns + i])*x[i];
-        y[j] = sum;
+        for (long i = 0; i < columns; i++) sum += FROM_LOW(p_w[i_row*columns + i])*p_x[i];
+        p_y[i_row] = sum;
     }
 }
 
-/* y[j] += sum over i of x[i] w[i][j]; y (columns), x (rows), w (rows, columns) with `stride` from row to row */
-static void add_times_rows(float *restrict y, const low *w, const float *x, long rows, long stride, long columns) {
+/* y[j] += sum over i of x[i] w[i][j]; p_y (columns), p_x (rows), p_w (rows, columns), `stride` from row to row */
+static void add_times_rows(
+    float *restrict p_y, const low *p_w, const float *p_x, long rows, long stride, long columns
+) {
     long i = 0;
-    for (; i + 8 <= rows; i += 8, w += 8*stride) {
-        const low *w1 = w + stride, *w2 = w1 + stride, *w3 = w2 + stride;
-        const low *w4 = w3 + stride, *w5 = w4 + stride, *w6 = w5 + stride, *w7 = w6 + stride;
+    for (; i + 8 <= rows; i += 8, p_w += 8*stride) {
+        const low *b_w1 = p_w + stride, *b_w2 = b_w1 + stride, *b_w3 = b_w2 + stride, *b_w4 = b_w3 + stride;
+        const low *b_w5 = b_w4 + stride, *b_w6 = b_w5 + stride, *b_w7 = b_w6 + stride;
         SIMD for (long j = 0; j < columns; j++) {
-            float sum01 = x[i]*FROM_LOW(w[j]) + x[i+1]*FROM_LOW(w1[j]);
-            float sum23 = x[i+2]*FROM_LOW(w2[j]) + x[i+3]*FROM_LOW(w3[j]);
-            float sum45 = x[i+4]*FROM_LOW(w4[j]) + x[i+5]*FROM_LOW(w5[j]);
-            float sum67 = x[i+6]*FROM_LOW(w6[j]) + x[i+7]*FROM_LOW(w7[j]);
-            y[j] += (sum01 + sum23) + (sum45 + sum67);
+            float sum01 = p_x[i]*FROM_LOW(p_w[j]) + p_x[i+1]*FROM_LOW(b_w1[j]);
+            float sum23 = p_x[i+2]*FROM_LOW(b_w2[j]) + p_x[i+3]*FROM_LOW(b_w3[j]);
+            float sum45 = p_x[i+4]*FROM_LOW(b_w4[j]) + p_x[i+5]*FROM_LOW(b_w5[j]);
+            float sum67 = p_x[i+6]*FROM_LOW(b_w6[j]) + p_x[i+7]*FROM_LOW(b_w7[j]);
+            p_y[j] += (sum01 + sum23) + (sum45 + sum67);
         }
     }
-    for (; i < rows; i++, w += stride) {
-        SIMD for (long j = 0; j < columns; j++) y[j] += x[i]*FROM_LOW(w[j]);
+    for (; i < rows; i++, p_w += stride) {
+        SIMD for (long j = 0; j < columns; j++) p_y[j] += p_x[i]*FROM_LOW(p_w[j]);
     }
 }
+"""
 
-static void layer_norm(float *y, const float *x, const float *weight, const float *bias, long width) {
+# %% ../../nbs/kernels/12_step_parts.ipynb #y8917
+_NORM_C = r"""
+/* y = x normalised, times weight, plus bias; all (width) */
+static void layer_norm(float *p_y, const float *p_x, const float *p_weight, const float *p_bias, long width) {
     float mean = 0, variance = 0;
-    for (long i = 0; i < width; i++) mean += x[i];
+    for (long i = 0; i < width; i++) mean += p_x[i];
     mean /= width;
-    for (long i = 0; i < width; i++) variance += (x[i] - mean)*(x[i] - mean);
+    for (long i = 0; i < width; i++) variance += (p_x[i] - mean)*(p_x[i] - mean);
     float scale = 1.f/sqrtf(variance/width + 1e-5f);
-    for (long i = 0; i < width; i++) y[i] = (x[i] - mean)*scale*weight[i] + bias[i];
+    for (long i = 0; i < width; i++) p_y[i] = (p_x[i] - mean)*scale*p_weight[i] + p_bias[i];
 }
 """
 
@@ -249,4 +255,4 @@ typedef struct {                          /* what a thread works with */
 """
 
 # %% ../../nbs/kernels/12_step_parts.ipynb #sb015
-PARTS_C = _LAYER_C + _MODEL_C + _PRODUCTS_C + _THREADS_C
+PARTS_C = _LAYER_C + _MODEL_C + _PRODUCTS_C + _NORM_C + _THREADS_C

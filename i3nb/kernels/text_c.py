@@ -108,6 +108,7 @@ static inline int chunk_length(int left) {
     return left < 3 ? left : left == 4 ? 2 : 3;
 }
 
+/* A chunk as a number; points: (length,) its characters, three at most. */
 static inline uint64_t chunk_key(const uint32_t *points, int length) {
     uint64_t key = 0;
     for (int i = 0; i < length; i++)
