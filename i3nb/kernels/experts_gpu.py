@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'Tiles', 'tile_rows', 'tile_owners', 'Copies', 'GroupedMM', 'TorchTileOps', 'torch_tile_ops', 'Recipe',
-           'TiledFFN', 'tiled_experts', 'experts_job', 'experts_form', 'fastest', 'experts_by_copies',
-           'experts_by_grouped_mm', 'experts_trial']
+           'TiledFFN', 'tiled_experts', 'experts_job', 'experts_by_copies', 'experts_by_grouped_mm', 'experts_trial']
 
 # %% ../../nbs/kernels/29_experts_gpu.ipynb #c004
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from torch.autograd import Function
 from ..base.devices import dtype_of, precision_of
 from ..base.forms import best, form, forms_of, using
 from .graphs import never_wait
-from .trials import Job, Part, compare, form_for, milliseconds
+from .trials import Job, Part, compare, makes_job, milliseconds, serves_by_trial
 from ..moe import ExpertParams
 
 # %% ../../nbs/kernels/29_experts_gpu.ipynb #c007
@@ -158,7 +157,8 @@ class TiledFFN(Function):
         a = products.times(xs, params.w1.to(dtype), tiles)  # (rows, f)
         h = ops.bias_gelu(a, params.b1, tiles)  # (rows, f); a has its bias now
         y = products.times(h, params.w2.to(dtype), tiles)  # (rows, d)
-        ctx.save_for_backward(xs, weights, params.w1, params.w2, params.b2, experts, a, y, *tiles)
+        kept = xs, weights, params.w1, params.w2, params.b2, experts, a, y
+        ctx.save_for_backward(*kept, *tiles)
         ctx.recipe, ctx.x_dtype = recipe, x.dtype
         return ops.combine(y, tiles, experts, weights, params.b2)  # (n, d)
 
@@ -191,6 +191,12 @@ def tiled_experts(
     return TiledFFN.apply(Recipe(products, ops, dtype), experts, x, weights, *params)
 
 # %% ../../nbs/kernels/29_experts_gpu.ipynb #e16c01
+def _with_waiting(dtype) -> tuple:
+    "What the choice depends on: the type of the products, and whether a step may wait for the GPU."
+    return dtype, not never_wait.active
+
+
+@makes_job('experts', depends_on=_with_waiting)
 def experts_job(
     device: torch.device,  # a CUDA device
     dtype: torch.dtype,  # of the products
@@ -207,27 +213,13 @@ def experts_job(
     return Job(part, (*forms, 'grouped'), 'grouped', case)
 
 
-def experts_form(device: torch.device, dtype: torch.dtype) -> str:
-    "The form of the experts that serves a GPU and a type best."
-    return form_for('experts', experts_job, device, dtype, not never_wait.active)
-
-
-def fastest(name: str):  # serves(device, dtype), as `form` wants it
-    "A form that serves where it has won the race."
-
-    def serves(device: torch.device, dtype: torch.dtype) -> bool:
-        return device.type == 'cuda' and experts_form(device, dtype) == name
-
-    return serves
-
-
-@form('experts', 'tiled', serves=fastest('tiled'))
+@form('experts', 'tiled', serves=serves_by_trial('experts', 'tiled'))
 def experts_by_copies(x, weights, experts, params, dtype):
     "The experts in tiles; each tile gets a copy of its expert's matrix."
     return tiled_experts(Copies, x, weights, experts, params, dtype)
 
 
-@form('experts', 'tiled_mm', serves=fastest('tiled_mm'))
+@form('experts', 'tiled_mm', serves=serves_by_trial('experts', 'tiled_mm'))
 def experts_by_grouped_mm(x, weights, experts, params, dtype):
     "The experts in tiles, through PyTorch's grouped product."
     return tiled_experts(GroupedMM, x, weights, experts, params, dtype)

@@ -8,7 +8,7 @@ __all__ = ['gru_trial', 'gru_job', 'gru_half', 'gru_single', 'gru_fallback']
 # %% ../../nbs/kernels/25_gru_gpu.ipynb #y9109
 import torch
 from ..base.forms import form, using
-from .trials import Job, Part, compare, form_for, milliseconds
+from .trials import Job, Part, compare, makes_job, milliseconds, serves_by_trial
 from ..recurrence import gru, gru_library, gru_library_full, gru_loop_full
 
 # %% ../../nbs/kernels/25_gru_gpu.ipynb #y8271
@@ -39,37 +39,31 @@ def gru_trial(
     return milliseconds(lambda: run(form, xs), device)
 
 
+def _half_allowed(low, stored, units) -> tuple:
+    "What the choice depends on: whether fp16 is allowed, as it is where autocast is on in fp16."
+    return (low == torch.float16 and torch.is_autocast_enabled('cuda'),)
+
+
+@makes_job('gru', depends_on=_half_allowed)
 def gru_job(device: torch.device, half: bool) -> Job:
     "The choice of the GRU's form on a GPU; `half`: fp16 is allowed."
     return Job(Part('gru', 'i3nb.kernels.gru_gpu:gru_trial'), ('half',) * half + ('single',), 'loop', ())
 
 # %% ../../nbs/kernels/25_gru_gpu.ipynb #y6879
-def _chosen(name: str):
-    "Whether the trial on a device has this outcome, as a function for `form`."
-
-    def serves(device, low, stored, units) -> bool:
-        if device.type != 'cuda':
-            return False
-        half = low == torch.float16 and torch.is_autocast_enabled('cuda')
-        return form_for('gru', gru_job, device, half) == name
-
-    return serves
-
-
-@form('gru', 'half', serves=_chosen('half'))
+@form('gru', 'half', serves=serves_by_trial('gru', 'half'))
 def gru_half(x, h, Wx, Wh, bias) -> tuple:
     "cuDNN's GRU in fp16."
     with torch.autocast(x.device.type, torch.float16):
         return gru_library(x.to(Wx.dtype), h, Wx, Wh, bias)
 
 
-@form('gru', 'single', serves=_chosen('single'))
+@form('gru', 'single', serves=serves_by_trial('gru', 'single'))
 def gru_single(x, h, Wx, Wh, bias) -> tuple:
     "cuDNN's GRU in the type of the weights."
     return gru_library_full(x, h, Wx, Wh, bias)
 
 
-@form('gru', 'fallback', serves=_chosen('loop'))
+@form('gru', 'fallback', serves=serves_by_trial('gru', 'loop'))
 def gru_fallback(x, h, Wx, Wh, bias) -> tuple:
     "The loop, for a GPU on which cuDNN's GRU does not serve."
     return gru_loop_full(x, h, Wx, Wh, bias)

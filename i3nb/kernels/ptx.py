@@ -133,7 +133,8 @@ class Runner:
 
     def _memory(self, run: Launch) -> tuple:
         "What C++ has to know of each tensor, and the made-up addresses; a tensor given twice has one address."
-        known, must, tensors = len(run.tensors), len(run.tensors) + len(run.outs), run.pointers()
+        tensors = list(run.tensors().values())
+        known, must = len(run.reads), len(run.reads) + len(run.writes)
         place = {}
         for i, x in enumerate(tensors):
             place.setdefault(x.data_ptr(), i)
@@ -162,7 +163,7 @@ __device__ __forceinline__ bool cut(int k) {
 
 def mutants(
     source: str,  # CUDA C
-    sizes: tuple,  # names of what bounds an index, as ('T', 'q.i[0]')
+    sizes: tuple,  # names of what bounds an index, as ('tokens', 'args.size')
 ) -> tuple:  # a source with all mutants; a description of each, by its number
     "Make every barrier, and every comparison `index < size` or `index >= size`, one that can be cut."
     size, found = '|'.join(map(re.escape, sizes)), []

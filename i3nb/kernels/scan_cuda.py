@@ -8,9 +8,10 @@ __all__ = ['launch_cuda', 'scan_cuda']
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #y7699
 import torch
 from ..base.forms import form
-from .cuda_c import launch_with
-from .scan_c import LN2, SEGMENT
-from .scan_gpu import PIECE, block_channels, fused_scan, scan_chosen
+from .cuda_c import launch
+from .scan_c import SEGMENT
+from .scan_gpu import PIECE, block_channels, fused_scan
+from .trials import serves_by_trial
 
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #c013
 _LAYOUT = r"""
@@ -417,7 +418,7 @@ CUDA_SOURCE = _LAYOUT + _HELPERS + _FORWARD + _RETREAT + _PIECES + _BACKWARD
 
 def scan_defines(n: int) -> tuple:
     "The macros of `CUDA_SOURCE` for `n` states per channel."
-    return 'LOW=0', f'STATES={n}', f'SEGMENT={SEGMENT}', f'PIECE={PIECE}', f'LN2={LN2}f'
+    return 'LOW=0', f'STATES={n}', f'SEGMENT={SEGMENT}', f'PIECE={PIECE}'
 
 # %% ../../nbs/kernels/27_scan_cuda.ipynb #c027
 def launch_cuda(
@@ -430,10 +431,10 @@ def launch_cuda(
     "Start a kernel of the scan on the current stream."
     (b, t, c), n = reads['u'].shape, reads['A'].shape[1]
     groups = dict(reads=reads, writes=writes, scratch=scratch, numbers=dict(tokens=t, channels=c))
-    launch_with(source, scan_defines(n), f'scan_{name}', grid=(-(-c // block_channels(n)), b), **groups)
+    launch(source, scan_defines(n), f'scan_{name}', grid=(-(-c // block_channels(n)), b), **groups)
 
 
-@form('scan', 'cuda', serves=scan_chosen('cuda'))
+@form('scan', 'cuda', serves=serves_by_trial('scan', 'cuda'))
 def scan_cuda(
     *inputs: torch.Tensor,  # `u`, `delta`, `A`, `B`, `C` and `D` as for `selective_scan`
     h0: torch.Tensor,  # (b, c, n) state before the first token

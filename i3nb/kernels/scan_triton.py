@@ -6,21 +6,15 @@
 __all__ = ['ForwardArgs', 'Block', 'BackwardArgs', 'Walk', 'launch_triton', 'scan_triton']
 
 # %% ../../nbs/kernels/28_scan_triton.ipynb #y5735
-import types
 from typing import NamedTuple
 import torch
 from ..base.forms import form
 from .scan_c import LN2, SEGMENT
-from .scan_gpu import block_channels, fused_scan, scan_chosen
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:
-    triton, tl = None, types.SimpleNamespace(constexpr=lambda x: x)
+from .scan_gpu import block_channels, fused_scan
+from .trials import serves_by_trial
+from .triton_jit import jit, tl
 
 # %% ../../nbs/kernels/28_scan_triton.ipynb #y3763
-_jit = triton.jit if triton else lambda f: f
 _LN2: tl.constexpr = tl.constexpr(LN2)
 
 
@@ -52,7 +46,7 @@ class Block(NamedTuple):
     b_D: object  # (BC,)
 
 
-@_jit
+@jit
 def _block(q, N: tl.constexpr, BC: tl.constexpr):
     "This program's `Block`."
     i_c, i_n = tl.program_id(0) * BC + tl.arange(0, BC), tl.arange(0, N)
@@ -62,14 +56,14 @@ def _block(q, N: tl.constexpr, BC: tl.constexpr):
     return Block(tl.program_id(1).to(tl.int64), i_c, m_c, i_n, b_A, b_D)
 
 
-@_jit
+@jit
 def _slab(p, blk, i, q):
     "Pointers to the block's states (BC, N) in the `i`-th slab of p (…, channels, N), and which of them exist."
     N: tl.constexpr = blk.i_n.shape[0]
     return p + i * q.channels * N + blk.i_c[:, None] * N + blk.i_n[None], blk.m_c[:, None] & (blk.i_n < N)[None]
 
 # %% ../../nbs/kernels/28_scan_triton.ipynb #c037
-@_jit
+@jit
 def _advance(b_h, q, blk, i_t):
     "One token: the states (BC, N) after it."
     N: tl.constexpr = blk.i_n.shape[0]
@@ -81,7 +75,7 @@ def _advance(b_h, q, blk, i_t):
     return tl.exp2(b_delta[:, None] * blk.b_A) * b_h + (b_delta * b_u)[:, None] * b_B[None]
 
 
-@_jit
+@jit
 def _forward_kernel(q, N: tl.constexpr, BC: tl.constexpr, SEGMENT: tl.constexpr):
     blk = _block(q, N, BC)
     segments = (q.tokens + SEGMENT - 1) // SEGMENT
@@ -129,7 +123,7 @@ class Walk(NamedTuple):
     dA: object  # (BC, N) gradient of the rates so far
 
 
-@_jit
+@jit
 def _retreat(walk, before, after, q, blk, i_t):
     "One token, backwards, between the states before and after it."
     N: tl.constexpr = blk.i_n.shape[0]
@@ -153,7 +147,7 @@ def _retreat(walk, before, after, q, blk, i_t):
     return Walk(g_before, walk.dA + b_delta[:, None] * g_rate)
 
 # %% ../../nbs/kernels/28_scan_triton.ipynb #c041
-@_jit
+@jit
 def _four_back(walk, h0, q, blk, i_t):
     "Four tokens from i_t on, backwards: h0 to h4 are the states around them."
     h1 = _advance(h0, q, blk, i_t)
@@ -166,7 +160,7 @@ def _four_back(walk, h0, q, blk, i_t):
     return _retreat(walk, h0, h1, q, blk, i_t)
 
 
-@_jit
+@jit
 def _backward_kernel(q, N: tl.constexpr, BC: tl.constexpr, SEGMENT: tl.constexpr):
     blk = _block(q, N, BC)
     segments = (q.tokens + SEGMENT - 1) // SEGMENT
@@ -206,7 +200,7 @@ def launch_triton(
         kernel[-(-c // block_channels(n)), b](args, N=n, BC=block_channels(n), SEGMENT=SEGMENT, num_warps=8)
 
 
-@form('scan', 'triton', serves=scan_chosen('triton'))
+@form('scan', 'triton', serves=serves_by_trial('scan', 'triton'))
 def scan_triton(
     u: torch.Tensor,  # (b, t, c) input
     *others: torch.Tensor,  # `delta`, `A`, `B`, `C` and `D` as for `selective_scan`, fp32

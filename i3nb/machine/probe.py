@@ -15,7 +15,7 @@ from .checks import Check
 from .facts import Facts
 from .plan import TrainPlan
 from .rehearsal import Way, find_way, try_forms
-from ..train.gpu import STEP_PARTS
+from ..train.gpu import NO_SLOWER
 
 # %% ../../nbs/machine/08_probe.ipynb #c036
 def _probe_key(plan: TrainPlan, facts: Facts) -> dict:
@@ -61,7 +61,7 @@ def probe(
 def _slower_forms(forms: dict) -> str:
     "What the forms that do not serve cost."
     last = [key for key, form in forms['choices'].items() if form == forms['last'][key]]
-    slow = [key for key in last if STEP_PARTS[key.split()[0]].slow_last]
+    slow = [key for key in last if key.split()[0] not in NO_SLOWER]
     return f'The slower form serves for {", ".join(slow)}' if slow else 'Another form serves'
 
 
