@@ -1,4 +1,4 @@
-"""The house rules that no ready-made tool checks, for the exported modules.
+"""The house rules that no ready-made tool checks, for the exported modules and the notebooks.
 
 Usage: python .ci/house.py
 Each complaint names a file, a line and the remedy. `make test` runs this beside ruff (style) and import-linter (who
@@ -6,6 +6,7 @@ imports whom)."""
 
 import ast
 import configparser
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ NBS = ROOT / INI['DEFAULT']['nbs_path']
 MOST_LINES = 450  # of a module, with its docstrings, comments and blank lines
 MOST_STATEMENTS = 25  # of a function, those of inner functions included
 MOST_POSITIONAL = 6  # arguments of a call
+MOST_KILOBYTES = 400  # of a notebook, with its outputs
 
 
 def is_own(node) -> bool:
@@ -103,8 +105,39 @@ def check_links() -> list:
     return found
 
 
+OWN_FIGURE = re.compile(r'\bplt\.(subplots|figure|rcParams|style)\b')
+STYLE = NBS / 'base' / '05_plots.ipynb'  # may do what it spares the others
+
+
+def check_figures() -> list:
+    "All figures have the one style."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        if path == STYLE:
+            continue
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            match = OWN_FIGURE.search(''.join(cell['source'])) if cell['cell_type'] == 'code' else None
+            if match:
+                where = f'{path.relative_to(ROOT)}: cell {cell.get("id")}'
+                found.append(f'{where} uses {match[0]}: make figures with i3nb.base.plots.figure')
+    return found
+
+
+def check_sizes() -> list:
+    "A notebook opens quickly, and its history stays small."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        size = path.stat().st_size / 1000
+        if size > MOST_KILOBYTES:
+            found.append(
+                f'{path.relative_to(ROOT)} has {size:.0f} kB: at most {MOST_KILOBYTES}, draw with '
+                'i3nb.base.plots.figure, print less, or split it'
+            )
+    return found
+
+
 def main() -> int:
-    complaints = check_modules() + check_links()
+    complaints = check_modules() + check_links() + check_figures() + check_sizes()
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))
 

@@ -122,7 +122,7 @@ def check_imports():
 
 
 def check_house():
-    "The rules of .ci/house.py: private names, hidden imports, long calls, functions and modules, links"
+    "The rules of .ci/house.py: private names, hidden imports, long calls, functions and modules, links, figures, sizes"
     return complaints_of('.ci/house.py')
 
 
