@@ -18,7 +18,8 @@ env := @sh .ci/env.sh
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
-	@echo "Settings, as in 'make train MINUTES=10': PRESET DATA MINUTES OUT ARGS (train), NB FLAGS (test), PYTHON TORCH VENV."
+	@echo "Settings, as in 'make train MINUTES=10':" \
+		"PRESET DATA MINUTES OUT ARGS (train), NB FLAGS (test), PYTHON TORCH VENV."
 
 env: ## make the environment in .venv
 	$(env) dev
@@ -59,7 +60,8 @@ docs: ## make the site from the notebooks, in _docs/
 
 # USER is also a shell variable: only `make kaggle USER=name` counts
 kaggle: ## build the Kaggle notebook with the library inside, in build/kaggle/ (USER=your-kaggle-name for the CLI)
-	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/pack_kaggle.py $(if $(filter command line,$(origin USER)),--user $(USER))
+	@$(or $(firstword $(wildcard $(bin)/python)),python3) .ci/pack_kaggle.py \
+		$(if $(filter command line,$(origin USER)),--user $(USER))
 
 kernel-test: ## run that notebook headless, twice, as Kaggle would
 	$(env) dev

@@ -17,11 +17,16 @@ chosen_torch=${TORCH:-$(remembered torch)}
 torch=${chosen_torch:-torch==2.13.0}
 
 say()  { echo "[env] $*"; }
-fail() { say "$*" >&2; exit 2; }
+fail() {
+    say "$*" >&2
+    exit 2
+}
 
 # Everything the environment is made from. A moved folder counts too: scripts in it hold absolute paths.
 print_facts() {
-    echo "folder $(pwd)"; echo "python $chosen_python"; echo "torch $chosen_torch"
+    echo "folder $(pwd)"
+    echo "python $chosen_python"
+    echo "torch $chosen_torch"
     cat settings.ini setup.py pyproject.toml .ci/env.sh | cksum
 }
 
@@ -42,61 +47,95 @@ sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 
 find_python() {
     if [ -n "$chosen_python" ]; then
-        works "$chosen_python" || fail "PYTHON=$chosen_python is not a working Python 3.10 to 3.13; name another, or leave PYTHON out."
-        echo "$chosen_python"; return
+        works "$chosen_python" ||
+            fail "PYTHON=$chosen_python is not a working Python 3.10 to 3.13; name another, or leave PYTHON out."
+        echo "$chosen_python"
+        return
     fi
     for python in python3 python3.12 python3.11 python3.13 python3.10; do
-        if works "$python"; then echo "$python"; return; fi
+        if works "$python"; then
+            echo "$python"
+            return
+        fi
     done
     fail "No working Python from 3.10 to 3.13 found; install one, or name it: make PYTHON=/path/to/python3"
 }
 
 # Debian and Ubuntu ship python3 without `ensurepip`; three ways around that, then a clear word.
 make_venv() {
-    if "$1" -c 'import venv, ensurepip' >/dev/null 2>&1; then "$1" -m venv "$venv"; return; fi
-    if "$1" -m virtualenv --version >/dev/null 2>&1; then "$1" -m virtualenv -q "$venv"; return; fi
+    if "$1" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+        "$1" -m venv "$venv"
+        return
+    fi
+    if "$1" -m virtualenv --version >/dev/null 2>&1; then
+        "$1" -m virtualenv -q "$venv"
+        return
+    fi
     if "$1" -m venv --help >/dev/null 2>&1 && "$1" -m pip --python "$1" --version >/dev/null 2>&1; then
         "$1" -m venv --without-pip "$venv"
-        "$1" -m pip --python "$venv/bin/python" install -q pip; return
+        "$1" -m pip --python "$venv/bin/python" install -q pip
+        return
     fi
     package=$("$1" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "This Python cannot make environments; installing Debian's $package (we are root)."
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null
-        "$1" -m venv "$venv"; return
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null
+        "$1" -m venv "$venv"
+        return
     fi
-    fail "$1 cannot make environments (no ensurepip, no virtualenv). On Debian or Ubuntu: sudo apt-get install $package; then run make again."
+    fail "$1 cannot make environments (no ensurepip, no virtualenv)." \
+        "On Debian or Ubuntu: sudo apt-get install $package; then run make again."
 }
 
 # pip's own words go to the log; the big downloads and the end are shown.
 pip_install() {
-    { "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 && echo pip:ok; } | tee -a "$log" |
-        awk '/^ *(Downloading|Using cached) .*[0-9]+(\.[0-9]+)? [MG]B/ { sub(/^ */, ""); print "[env]   " $0; fflush() }
-             /^Installing collected/ { print "[env]   unpacking"; fflush() }
-             /^pip:ok$/ { ok = 1 }
-             END { exit !ok }'
+    {
+        "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 && echo pip:ok
+    } | tee -a "$log" | awk '
+        /^ *(Downloading|Using cached) .*[0-9]+(\.[0-9]+)? [MG]B/ {
+            sub(/^ */, "")
+            print "[env]   " $0
+            fflush()
+        }
+        /^Installing collected/ {
+            print "[env]   unpacking"
+            fflush()
+        }
+        /^pip:ok$/ { ok = 1 }
+        END { exit !ok }'
 }
 
 if is_ready; then exit 0; fi
 python=$(find_python)
 if [ -e "$venv" ]; then
-    [ -f "$venv/pyvenv.cfg" ] || fail "VENV=$venv exists and is no Python environment; name another folder or move it away."
+    [ -f "$venv/pyvenv.cfg" ] ||
+        fail "VENV=$venv exists and is no Python environment; name another folder or move it away."
     # Another folder, another Python or a half-made environment: start afresh. Else only update.
-    if [ ! -f "$ready" ] || [ "$(sed -n 1,2p "$ready")" != "$(print_facts | sed -n 1,2p)" ]; then rm -rf "$venv"; fi
+    if [ ! -f "$ready" ] || [ "$(sed -n 1,2p "$ready")" != "$(print_facts | sed -n 1,2p)" ]; then
+        rm -rf "$venv"
+    fi
 fi
 if [ ! -x "$venv/bin/python" ]; then
-    say "making $venv with $("$python" --version 2>&1), then installing $torch and [$extras]: some minutes the first time"
+    say "making $venv with $("$python" --version 2>&1), then installing $torch and [$extras]:" \
+        "some minutes the first time"
     make_venv "$python"
 else
-    extras=$( { sed -n '$p' "$ready" | tr ',' '\n'; echo "$extras" | tr ',' '\n'; } | sort -u | paste -sd, -)
+    extras=$(printf '%s,%s\n' "$(sed -n '$p' "$ready")" "$extras" | tr ',' '\n' | sort -u | paste -sd, -)
     say "settings changed: bringing $venv up to date"
     # Keep lines 1 and 2 true while pip works, so that an interrupted update is taken up again, not started over.
-    print_facts | sed -n 1,2p > "$ready"; echo unfinished >> "$ready"
+    print_facts | sed -n 1,2p > "$ready"
+    echo unfinished >> "$ready"
 fi
 : > "$log"
 if ! pip_install "$torch" -e ".[$extras]"; then
     tail -n 15 "$log" >&2
-    fail "pip could not install the libraries (above, the end of $log). No network? Then make can do nothing more; else run it again."
+    fail "pip could not install the libraries (above, the end of $log)." \
+        "No network? Then make can do nothing more; else run it again."
 fi
-{ print_facts; echo "$extras"; } > "$ready"
-say "ready: $("$venv/bin/python" --version 2>&1), $("$venv/bin/python" -c 'import torch; print("torch", torch.__version__)')"
+{
+    print_facts
+    echo "$extras"
+} > "$ready"
+torch_version=$("$venv/bin/python" -c 'import torch; print("torch", torch.__version__)')
+say "ready: $("$venv/bin/python" --version 2>&1), $torch_version"

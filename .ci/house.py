@@ -105,6 +105,29 @@ def check_links() -> list:
     return found
 
 
+NEXT = re.compile(r'^Next: .*?\]\(([^)#\s]+\.ipynb)\)', re.M)
+LAST = {'index.ipynb', 'testing/04_frontend.ipynb'}  # nothing follows them
+
+
+def check_next() -> list:
+    "Every notebook ends with one line `Next: [...](...)`, whose link leads to a notebook."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        name = path.relative_to(NBS).as_posix()
+        if name in LAST or '.ipynb_checkpoints' in path.parts:
+            continue
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        prose = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
+        count = sum(len(re.findall(r'^Next:', text, re.M)) for text in prose)
+        last = ''.join(cells[-1]['source']) if cells and cells[-1]['cell_type'] == 'markdown' else ''
+        link = NEXT.search(last)
+        if count != 1 or not link:
+            found.append(f'{NBS.name}/{name}: has to end with one line `Next: [title](notebook)`')
+        elif not (path.parent / link[1]).exists():
+            found.append(f'{NBS.name}/{name}: the next notebook {link[1]} does not exist')
+    return found
+
+
 OWN_FIGURE = re.compile(r'\bplt\.(subplots|figure|rcParams|style)\b')
 STYLE = NBS / 'base' / '05_plots.ipynb'  # may do what it spares the others
 
@@ -137,7 +160,7 @@ def check_sizes() -> list:
 
 
 def main() -> int:
-    complaints = check_modules() + check_links() + check_figures() + check_sizes()
+    complaints = check_modules() + check_links() + check_next() + check_figures() + check_sizes()
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))
 

@@ -1,9 +1,13 @@
 #!/bin/sh
-# Runs notebooks with other versions of the libraries than $VENV has: the oldest that settings.ini allows, and the newest.
-# Usage: sh .ci/versions.sh [PATTERN ...]     which notebooks, as for .ci/test.py (default: commands, figures, data, widgets)
-# Reads: VENV   the environment made by .ci/env.sh (default .venv): torch, and whatever settings.ini does not name, come from it
+# Runs notebooks with other versions of the libraries than $VENV has: the oldest that settings.ini allows, and the
+# newest.
+# Usage: sh .ci/versions.sh [PATTERN ...]     which notebooks, as for .ci/test.py
+#                                             (default: commands, figures, data, widgets)
+# Reads: VENV   the environment made by .ci/env.sh (default .venv): torch, and whatever settings.ini does not name,
+#               come from it
 #        ONLY   `oldest` or `newest` (default: both)
-# nbdev 2 and fastcore 2 exclude each other, so the newest can only be tested without nbdev. torch is not varied: another one is gigabytes.
+# nbdev 2 and fastcore 2 exclude each other, so the newest can only be tested without nbdev. torch is not varied:
+# another one is gigabytes.
 # By hand, with another torch or Python:    make test VENV=/tmp/other TORCH=torch==2.7.1 PYTHON=python3.13
 set -eu
 cd "$(dirname "$0")/.."
@@ -26,12 +30,19 @@ make_venv() {
     "$python" -m venv --clear --without-pip "$folder"
     below=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "$below" > "$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
-    "$python" -m pip --python "$folder/bin/python" install -q --disable-pip-version-check --upgrade $needs > "$folder/install.log" 2>&1 ||
-        { tail -n 15 "$folder/install.log" >&2; exit 2; }
+    if ! "$python" -m pip --python "$folder/bin/python" install -q --disable-pip-version-check --upgrade $needs \
+        > "$folder/install.log" 2>&1; then
+        tail -n 15 "$folder/install.log" >&2
+        exit 2
+    fi
     print_facts > "$folder/.ready"
 }
 
-print_facts() { echo "$(pwd) $needs"; date +%F; cksum < "${VENV:-.venv}/.ready"; }
+print_facts() {
+    echo "$(pwd) $needs"
+    date +%F
+    cksum < "${VENV:-.venv}/.ready"
+}
 
 # nbconvert's templates lie outside the packages.
 JUPYTER_PATH=$("$python" -c 'import sys; print(sys.prefix)')/share/jupyter
@@ -40,14 +51,19 @@ status=0
 for name in ${ONLY:-oldest newest}; do
     folder=build/versions/$name
     needs=$(wanted $name)
-    [ -f "$folder/.ready" ] && [ "$(cat "$folder/.ready")" = "$(print_facts)" ] || make_venv
+    if [ ! -f "$folder/.ready" ] || [ "$(cat "$folder/.ready")" != "$(print_facts)" ]; then
+        make_venv
+    fi
     "$folder/bin/python" - $name <<'PYTHON'
 import importlib, sys
 from importlib.metadata import version
 from pathlib import Path
-print(f'\n[versions] {sys.argv[1]}: Python {sys.version.split()[0]}', *[f'{n} {version(n)}' for n in 'torch fastcore numpy datasets ipywidgets safetensors matplotlib'.split()], sep=', ', flush=True)
+names = 'torch fastcore numpy datasets ipywidgets safetensors matplotlib'.split()
+found = [f'{n} {version(n)}' for n in names]
+print(f'\n[versions] {sys.argv[1]}: Python {sys.version.split()[0]}', *found, sep=', ', flush=True)
 sys.path.insert(0, '.')
-for module in sorted(Path('i3nb').rglob('[a-z]*.py')): importlib.import_module('.'.join(module.with_suffix('').parts))
+for module in sorted(Path('i3nb').rglob('[a-z]*.py')):
+    importlib.import_module('.'.join(module.with_suffix('').parts))
 PYTHON
     "$python" .ci/test.py "$@" --python "$folder/bin/python" || status=1
 done

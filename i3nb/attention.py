@@ -92,7 +92,7 @@ def seen_gaps(
     cfg: I3Config,
     start: int = 0,  # period to look at
 ) -> torch.Tensor:  # (p, period, reach) bool
-    "Whether a query, by its place in the period, sees the key that lies so many tokens before it."
+    "Whether a query, by its place in the period, sees the key that lies a given number of tokens before it."
     period, reach = attn_period(cfg), attn_reach(cfg)
     gap = torch.arange(reach, device='cpu')  # models are also made on devices that hold no values
     q_pos = torch.arange(period, device='cpu')[:, None] + (start + -(-reach // period)) * period  # all keys exist
@@ -136,8 +136,8 @@ def dense_attention(
 
 # %% ../nbs/05_attention.ipynb #p1b01
 def band_masks(
-    cfg: I3Config,
-    device='cpu',
+    cfg: I3Config,  # window and patterns are read
+    device='cpu',  # of the masks
 ) -> tuple:  # masks (p, block, K) bool; exists (kinds, 1, K) bool: which keys the first blocks have
     "What a block of queries sees of its band of K = back + block keys; shapes give `block` and `back`."
     period, reach = attn_period(cfg), attn_reach(cfg)
@@ -149,27 +149,44 @@ def band_masks(
     return masks, pos >= back - kinds * block
 
 # %% ../nbs/05_attention.ipynb #p1b04
-def to_blocks(x, size):
+def to_blocks(
+    x,  # (b, h, t, e)
+    size,  # tokens of a block
+):  # (b·n, h, size, e)
     "(b, h, t, e) -> (b·n, h, size, e): cut the time into n pieces of `size`, padding the end."
     b, h, t, e = x.shape
     x = F.pad(x, (0, 0, 0, -t % size))
     return x.reshape(b, h, -1, size, e).transpose(1, 2).reshape(-1, h, size, e)
 
 
-def from_blocks(x, b, t):
+def from_blocks(
+    x,  # (b·n, h, size, e)
+    b,  # sequences
+    t,  # tokens, without padding
+):  # (b, h, t, e)
     "The way back from `to_blocks`: (b·n, h, size, e) -> (b, h, t, e)."
     n, h, size, e = x.shape[0] // b, *x.shape[1:]
     return x.reshape(b, n, h, size, e).transpose(1, 2).reshape(b, h, n * size, e)[:, :, :t]
 
 
-def to_bands(x, block, back):
+def to_bands(
+    x,  # (b, h, t, e) keys or values
+    block,  # queries of a block
+    back,  # keys before the block
+):  # (b·n, h, back+block, e)
     "(b, h, t, e) -> (b·n, h, back+block, e): for each block the keys it may see, zeros before the beginning."
     b, h, t, e = x.shape
     x = F.pad(x, (0, 0, back, -t % block)).unfold(2, back + block, block)  # (b, h, n, e, K)
     return x.permute(0, 2, 1, 4, 3).reshape(-1, h, back + block, e)
 
 
-def banded_sdpa(q, k, v, cfg, which):
+def banded_sdpa(
+    q,  # (b, h, t, e) queries
+    k,  # (b, h, t, e) keys
+    v,  # (b, h, t, e) values
+    cfg,  # window and patterns are read
+    which,  # index of the pattern
+):  # (b, h, t, e)
     "The pattern number `which`, whatever it is: every block of queries against its band of keys."
     masks, exists = band_masks(cfg, q.device)
     (b, _, t, _), (block, K) = q.shape, masks.shape[1:]
@@ -180,7 +197,12 @@ def banded_sdpa(q, k, v, cfg, which):
     return from_blocks(o, b, t)
 
 # %% ../nbs/05_attention.ipynb #c022
-def sliding_sdpa(q, k, v, cfg):
+def sliding_sdpa(
+    q,  # (b, h, t, e) queries
+    k,  # (b, h, t, e) keys
+    v,  # (b, h, t, e) values
+    cfg,  # `window` is read
+):  # (b, h, t, e)
     "Sliding window: every block of `window` queries against its own and the previous block of keys."
     b, h, t, e = q.shape
     window, n = cfg.window, -(-t // cfg.window)
@@ -197,7 +219,12 @@ def sliding_sdpa(q, k, v, cfg):
     return from_blocks(o, b, t)
 
 
-def dilated_sdpa(q, k, v, cfg):
+def dilated_sdpa(
+    q,  # (b, h, t, e) queries
+    k,  # (b, h, t, e) keys
+    v,  # (b, h, t, e) values
+    cfg,  # `window` and `dilation` are read
+):  # (b, h, t, e)
     "Dilated window: `dilation` interleaved sequences, each with a sliding window."
     b, h, t, e = q.shape
     dilation = cfg.dilation
@@ -210,7 +237,12 @@ def dilated_sdpa(q, k, v, cfg):
     return o.reshape(b, dilation, h, -1, e).permute(0, 2, 3, 1, 4).reshape(b, h, -1, e)[:, :, :t]
 
 
-def chunked_sdpa(q, k, v, cfg):
+def chunked_sdpa(
+    q,  # (b, h, t, e) queries
+    k,  # (b, h, t, e) keys
+    v,  # (b, h, t, e) values
+    cfg,  # `chunk` is read
+):  # (b, h, t, e)
     "Chunks in the batch, ordinary causal attention inside each."
     o = F.scaled_dot_product_attention(*(to_blocks(x, cfg.chunk) for x in (q, k, v)), is_causal=True)
     return from_blocks(o, q.shape[0], q.shape[2])
@@ -325,6 +357,7 @@ class MultiPatternAttention(nn.Module):
             nn.init.zeros_(lin.bias)
 
     def extra_repr(self):
+        "Sizes for `print(model)`."
         c = self.cfg
         sizes = f'window={c.window}, dilation={c.dilation}, chunk={c.chunk}'
         return f'heads={self.n_heads}×{self.head_dim}, patterns={"+".join(c.patterns)}, {sizes}, route_by={c.route_by}'

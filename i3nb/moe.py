@@ -73,7 +73,10 @@ def moe_reference(
     return torch.stack(rows)
 
 # %% ../nbs/06_moe.ipynb #c010
-def round_rows(n: int, tile: int = 128) -> int:
+def round_rows(
+    n: int,  # rows of a group
+    tile: int = 128,  # rows that a tile of the product holds
+) -> int:
     "`n` rounded up to a power of two below `tile`, to a multiple of `tile` above; `tile=1` rounds nothing."
     if tile == 1 or n <= 1:
         return n
@@ -115,32 +118,65 @@ def group_rows(
 
 # %% ../nbs/06_moe.ipynb #c013
 class TorchOps:
-    "What lies between the experts' products."
+    """What lies between the experts' products: six operations, which every form of 'expert_ops' has with these shapes.
+
+    n tokens of width d choose k experts each; `rows` hold the choices sorted by expert, with padding; f is the width
+    inside an expert. `a` and its like are one expert's rows."""
 
     @staticmethod
-    def gather(x, src, dtype):  # (n, d), (rows,) -> (rows, d)
+    def gather(
+        x,  # (n, d) tokens
+        src,  # (rows,) token of each row
+        dtype,  # of the result
+    ):  # (rows, d)
+        "The tokens of all rows."
         return x.to(dtype)[src]
 
     @staticmethod
-    def gather_backward(dxs, pos, dtype):  # (rows, d), (n, k) -> (n, d)
+    def gather_backward(
+        dxs,  # (rows, d) gradients of the rows
+        pos,  # (n, k) row of each choice
+        dtype,  # of the result
+    ):  # (n, d)
+        "Gradients of the tokens: the sum over the k rows of each."
         return sum(dxs[row] for row in pos.T).to(dtype)
 
     @staticmethod
-    def bias_gelu(a, b1):  # a (rows, f) becomes a + b1; returns its gelu
+    def bias_gelu(
+        a,  # (rows, f) first product; becomes a + b1
+        b1,  # (f,)
+    ):  # (rows, f)
+        "Add the bias in place, and return the sum's gelu."
         return F.gelu(a.add_(b1.to(a.dtype)))
 
     @staticmethod
-    def bias_gelu_backward(a, dh, db1):  # dh becomes a's gradient, db1 (f,) is filled; returns gelu(a)
+    def bias_gelu_backward(
+        a,  # (rows, f) first product with its bias
+        dh,  # (rows, f) gradient of the gelu; becomes that of `a`
+        db1,  # (f,) filled with the gradient of the bias
+    ):  # gelu(a), (rows, f)
+        "The way back through `bias_gelu`, in place."
         torch.ops.aten.gelu_backward.grad_input(dh, a, grad_input=dh)
         db1.copy_(dh.sum(0))
         return F.gelu(a)
 
     @staticmethod
-    def combine(y, pos, weights):  # (rows, d), (n, k), (n, k) -> (n, d)
+    def combine(
+        y,  # (rows, d) results of the experts
+        pos,  # (n, k) row of each choice
+        weights,  # (n, k) gates
+    ):  # (n, d)
+        "The weighted sum of the k results of each token."
         return sum(y[row] * w.unsqueeze(-1) for row, w in zip(pos.T, weights.T)).to(y.dtype)
 
     @staticmethod
-    def combine_backward(dout, y, pos, weights):  # (n, d) -> dy (rows, d), 0 in padding rows; dweights (n, k)
+    def combine_backward(
+        dout,  # (n, d) gradient of the sum
+        y,  # (rows, d) results of the experts
+        pos,  # (n, k) row of each choice
+        weights,  # (n, k) gates
+    ):  # dy (rows, d), 0 in padding rows; dweights (n, k)
+        "The way back through `combine`."
         dout = dout.unsqueeze(1)
         dy = torch.zeros_like(y)
         dy[pos] = (dout * weights.unsqueeze(-1)).to(y.dtype)
@@ -159,7 +195,15 @@ class ExpertFFN(torch.autograd.Function):
     "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
 
     @staticmethod
-    def forward(ctx, groups, dtype, x, weights, *params):
+    def forward(
+        ctx,
+        groups,  # where each choice computes
+        dtype,  # of the products
+        x,  # (n, d) tokens
+        weights,  # (n, k) gates
+        *params,  # w1 (e, d, f), b1 (e, f), w2 (e, f, d), b2 (e, d)
+    ):  # (n, d)
+        "Products expert by expert, over the rows of each."
         params = ExpertParams(*params)
         ops = best('expert_ops', x.device, x.dtype, dtype)(dtype)
         w1, w2, b2 = (p.to(dtype) for p in (params.w1, params.w2, params.b2))
@@ -178,7 +222,11 @@ class ExpertFFN(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dout):
+    def backward(
+        ctx,
+        dout,  # (n, d)
+    ):  # gradients of `x`, `weights` and the four parameters
+        "The way back, expert by expert."
         xs, weights, w1, w2, pos, y, *acts = ctx.saved_tensors
         ops, (e, d, f) = ctx.ops, w1.shape
         dy, dweights = ops.combine_backward(dout.to(xs.dtype), y, pos, weights)

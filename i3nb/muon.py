@@ -93,7 +93,10 @@ def small_factor(
     return (Q * factor).to(x.dtype)
 
 
-def unit_scale(shape, norm):
+def unit_scale(
+    shape,  # of the matrices, (…, r, c)
+    norm,  # Frobenius norms, one per matrix
+):
     "What gives matrices of Frobenius norm `norm` the length r**.25, r their short side; one below 1e-18 stays short."
     return min(shape[-2:]) ** 0.25 / norm.clamp_min(1e-18)
 
@@ -121,12 +124,20 @@ def step_factors(
     return group['lr'] * max(1, ratio) ** 0.5, 1 - group['lr'] * group['weight_decay']
 
 
-def average_gradient(grad, momentum, mu: float):
+def average_gradient(
+    grad,  # (…, r, c)
+    momentum,  # (…, r, c) in its own type; is changed
+    mu: float,  # share that the momentum keeps of itself
+):
     "`momentum` keeps the share `mu` of itself, and takes the rest from the gradient."
     momentum.lerp_(grad.to(momentum.dtype), 1 - mu)
 
 
-def look_ahead(grad, momentum, mu: float):
+def look_ahead(
+    grad,  # (…, r, c)
+    momentum,  # (…, r, c) in its own type
+    mu: float,  # share that the momentum keeps of itself
+):  # (…, r, c) in the type of the gradient
     "Nesterov's look ahead: where the momentum will be if the gradient stays as it is."
     return grad.lerp(momentum.to(grad.dtype), mu)
 
@@ -198,11 +209,20 @@ class Muon(PlainOptimizer):
                     shape, parts = tuple(p.shape), group['parts']
                     raise I3Error(f'Muon: a parameter of shape {shape} is not {parts} matrices; give it to AdamW')
 
-    def new_state(self, p, group: dict) -> dict:
+    def new_state(
+        self,
+        p,  # parameter
+        group: dict,  # its settings
+    ) -> dict:  # `momentum`
         "Momentum of zero."
         return dict(momentum=torch.zeros_like(p, dtype=group['momentum_dtype']))
 
-    def share(self, rank: int, size: int, dtype: torch.dtype):
+    def share(
+        self,
+        rank: int,  # of this process, from 0
+        size: int,  # processes
+        dtype: torch.dtype,  # of the products
+    ):
         "Work as process `rank` of `size` that have equal gradients; all multiply in `dtype`."
         self.team = Team(rank, size, dtype)
 
@@ -222,7 +242,12 @@ class Muon(PlainOptimizer):
             torch._foreach_mul_(ps, keep)
             torch._foreach_add_(ps, [u.view_as(p) for u, p in zip(each, ps)], alpha=-rate)
 
-    def update(self, p, state: dict, group: dict):
+    def update(
+        self,
+        p,  # parameter with a gradient
+        state: dict,  # of `new_state`; is changed
+        group: dict,  # its settings: `lr`, `weight_decay`, …
+    ):
         "One step for `p`, matrix by matrix, as a CPU's caches like it."
         dtype = self._product_dtype(p.device, group)
         stacks = [as_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]

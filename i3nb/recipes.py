@@ -75,7 +75,12 @@ class Optimizers:
         require_protocol(holder, RowOptimizer, 'small memory')
         return holder
 
-    def share(self, rank: int, size: int, precision: str):
+    def share(
+        self,
+        rank: int,  # of this process, from 0
+        size: int,  # processes
+        precision: str,  # of the products, as in `PRECISIONS`
+    ):
         "The work of optimizers that can share it (Muon) is split among `size` processes with equal gradients."
         for o in self.parts:
             if size > 1 and hasattr(o, 'share'):

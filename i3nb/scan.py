@@ -34,8 +34,17 @@ def scan_loop(
     return torch.stack(ys, 1), h
 
 
-def scan_step(u, delta, A, B, C, D, *, h) -> tuple:
-    "One token: `u`, `delta` (b, c), `B`, `C` (b, n), state `h` (b, c, n) -> y (b, c), new state."
+def scan_step(
+    u,  # (b, c) input
+    delta,  # (b, c) step sizes, positive
+    A,  # (c, n) decay rates, negative
+    B,  # (b, n) input weights
+    C,  # (b, n) output weights
+    D,  # (c,) direct path
+    *,
+    h,  # (b, c, n) state before the token
+) -> tuple:  # y (b, c), new state (b, c, n)
+    "One token of the scan."
     decay = torch.exp(delta[..., None] * A)  # (b, c, n)
     h = decay * h + (delta * u)[..., None] * B[:, None, :]  # (b, c, n)
     return (h * C[:, None, :]).sum(-1) + D * u, h  # (b, c)

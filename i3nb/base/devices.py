@@ -92,12 +92,18 @@ def cpu_bf16_speedup() -> float:
     return _seconds(lambda: a @ a, 9) / _seconds(lambda: h @ h, 9)  # the best of many: other programs disturb
 
 
-def has_precision(device: torch.device, name: str) -> bool:
+def has_precision(
+    device: torch.device,  # where it would multiply
+    name: str,  # one of `PRECISIONS`
+) -> bool:
     "Whether `device` multiplies in a precision; cards below capability 8.0 have no bf16."
     return name != 'bf16' or device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def pick_precision(device: torch.device, name: str = 'auto') -> str:
+def pick_precision(
+    device: torch.device,  # where it will multiply
+    name: str = 'auto',  # a key of `PRECISIONS`, or 'auto'
+) -> str:
     "A key of `PRECISIONS`: the fastest that trains on `device`, or `name` if it is one."
     if name != 'auto':
         if name not in PRECISIONS:

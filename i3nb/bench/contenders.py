@@ -121,7 +121,10 @@ def _gradients(c: Contender, x, y, precision: str) -> float:
     return total
 
 
-def record_step(c: Contender, precision: str) -> GraphedStep:
+def record_step(
+    c: Contender,  # our model on a GPU
+    precision: str,  # one of `PRECISIONS`
+) -> GraphedStep:
     "Our step as the trainer takes it on a card: recorded once, replayed from then on."
 
     def step(x, y):

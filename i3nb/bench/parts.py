@@ -20,7 +20,11 @@ class Stopwatch:
     def __init__(self, device='cpu'):
         self.seconds, self.device, self.now = {}, torch.device(device), None
 
-    def switch(self, part: str | None):  # None: stop
+    def switch(
+        self,
+        part: str | None,  # name of the part that begins; None: stop
+    ):  # None: stop
+        "End the current part and begin another."
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
         t = time.perf_counter()
@@ -99,7 +103,10 @@ def component_methods(model: I3Model):
 
 
 @contextmanager
-def timed_parts(model: I3Model, watch: Stopwatch):
+def timed_parts(
+    model: I3Model,  # whose components are followed
+    watch: Stopwatch,  # gets their seconds
+):
     "While active, `watch` follows the components of a model."
     methods, inside = list(component_methods(model)), 'projections and convolution'
     for module, name, part in methods:

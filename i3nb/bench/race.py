@@ -134,7 +134,7 @@ class Race:
 
 
 def run_entry(spec: dict) -> dict:
-    "What a child process does for an entry: train for so many seconds; the points of its curve."
+    "What a child process does for an entry: train for `seconds`; the points of its curve."
     seed_all(spec['seed'])
     if pick_device(spec['device']).type == 'cpu':
         keep_memory()  # as the trainer does; peers get it too
@@ -147,12 +147,18 @@ def run_entry(spec: dict) -> dict:
     )
 
 # %% ../../nbs/bench/07_race.ipynb #h87666
-def seconds_to(points: list, ppl: float) -> float | None:
+def seconds_to(
+    points: list,  # of a curve, in order
+    ppl: float,  # perplexity to reach
+) -> float | None:
     "Training time of the first evaluation at or below a perplexity; None if there is none."
     return next((p['seconds'] for p in points if p['val_ppl'] <= ppl), None)
 
 
-def at_mark(points: list, mark: float) -> float | None:
+def at_mark(
+    points: list,  # of a curve, in order
+    mark: float,  # seconds of training
+) -> float | None:
     "Bits per byte at the last evaluation up to `mark` seconds; None for a run that ended earlier, or had none yet."
     before = [p['bits_per_byte'] for p in points if p['seconds'] <= mark]
     return before[-1] if before and points[-1]['seconds'] >= mark else None

@@ -22,7 +22,12 @@ from ..kernels.native import keep_memory
 from ..model import I3Model
 
 # %% ../../nbs/bench/06_rows.ipynb #h24147
-def timed_step(c, x, y, precision) -> float:
+def timed_step(
+    c,  # the contender
+    x,  # (b, t) tokens
+    y,  # (b, t) targets
+    precision,  # one of `PRECISIONS`
+) -> float:
     "Seconds of one step."
     start = time.perf_counter()
     one_step(c, x, y, precision)

@@ -103,6 +103,7 @@ class TokenStream:
 
     @property
     def n_docs(self):
+        "Documents in the stream."
         return len(self.starts) - 1
 
     def read(
@@ -158,7 +159,11 @@ class Prepared:
         return None if not any(given) else [w or 1.0 for w in given]
 
     @classmethod
-    def load(cls, path, reused=True):
+    def load(
+        cls,
+        path,  # the folder
+        reused=True,  # whether it was there before
+    ):
         "Open what `prepare` left in a folder."
         path = Path(path)
         if not (path / 'meta.json').is_file():

@@ -81,7 +81,10 @@ def _unless(good: bool, verdict: str, remedy: str) -> dict:
     return {} if good else dict(verdict=verdict, remedy=remedy)
 
 
-def check_device(facts: Facts, plan: TrainPlan) -> Check:
+def check_device(
+    facts: Facts,  # what the machine has
+    plan: TrainPlan,  # what is planned for it
+) -> Check:
     "The GPUs, and whether they are used."
     names = ', '.join(f'{c.name} ({c.arch}, {c.memory_gb:.1f} GB)' for c in facts.cards)
     used = bool(plan.cards) or not facts.cards
@@ -89,7 +92,10 @@ def check_device(facts: Facts, plan: TrainPlan) -> Check:
     return Check(what='device', found=found, **_unless(used, 'warn', plan.reasons[0]))
 
 
-def check_torch(facts: Facts, plan: TrainPlan) -> Check:
+def check_torch(
+    facts: Facts,  # what the machine has
+    plan: TrainPlan,  # what is planned for it
+) -> Check:
     "PyTorch, and what it was built for."
     built_for = f'CUDA {facts.cuda}: {", ".join(facts.archs) or "unknown cards"}' if facts.cuda else 'the CPU'
     found = f'torch {facts.torch}, Python {facts.python}; built for {built_for}'
@@ -110,7 +116,10 @@ def check_plan(plan: TrainPlan) -> Check:
     return Check(what='plan', found='; '.join([f'{plan.preset} on {where}', *plan.reasons]))
 
 
-def check_memory(facts: Facts, plan: TrainPlan) -> Check:
+def check_memory(
+    facts: Facts,  # what the machine has
+    plan: TrainPlan,  # what is planned for it
+) -> Check:
     "Main memory: on a CPU for all of training; with GPUs for each process's libraries and two copies of the weights."
     cfg = I3Config.preset(plan.preset)
     with_cards = 1.5 * plan.processes + 8 * param_count(cfg) / GB
@@ -120,7 +129,10 @@ def check_memory(facts: Facts, plan: TrainPlan) -> Check:
     return Check(what='memory', found=found, **_unless(facts.ram_free_gb > need, 'warn', remedy))
 
 
-def check_disk(facts: Facts, plan: TrainPlan) -> Check:
+def check_disk(
+    facts: Facts,  # what the machine has
+    plan: TrainPlan,  # what is planned for it
+) -> Check:
     "Room for checkpoints: two that are kept and one being written, with the optimizer's states."
     need = 3 * 12 * param_count(I3Config.preset(plan.preset)) / GB + 0.2
     found = f'{facts.disk_free_gb:.1f} GB free, up to {need:.1f} needed'
@@ -137,7 +149,10 @@ def check_install_disk(
     return Check(what='disk for torch', found=found, **_unless(free_gb > INSTALL_GB, 'stop', remedy))
 
 
-def check_machine(facts: Facts, plan: TrainPlan) -> list:
+def check_machine(
+    facts: Facts,  # what the machine has
+    plan: TrainPlan,  # what is planned for it
+) -> list:
     "All that a plan asks of the machine itself."
     driver = [check_driver(facts)] if facts.cards else []
     room = [check_memory(facts, plan), check_disk(facts, plan)]
@@ -192,14 +207,21 @@ def _how_to_connect(places: Places) -> str:
     return 'connect this machine'
 
 
-def check_internet(online: bool, plan: TrainPlan, places: Places) -> Check:
+def check_internet(
+    online: bool,  # whether the hub answers
+    plan: TrainPlan,  # what is planned
+    places: Places,  # folders of the session
+) -> Check:
     "Whether the hub's host can be reached; needed where PyTorch is to be installed."
     found = f'{HUB_HOST} answers' if online else f'no answer from {HUB_HOST}'
     verdict = 'stop' if plan.install else 'warn'
     return Check(what='internet', found=found, **_unless(online, verdict, _how_to_connect(places)))
 
 
-def check_data(data: DataChoice, places: Places) -> Check:
+def check_data(
+    data: DataChoice,  # of `choose_data`
+    places: Places,  # folders of the session
+) -> Check:
     "What is trained on, and whether a figure of the run will be a result."
     found = data.spec + (f' ({data.problem})' if data.problem else '')
     if not data.usable:

@@ -32,6 +32,7 @@ class TrainPlan:
 
     @property
     def processes(self) -> int:
+        "Training processes: one for each GPU, or one."
         return max(1, len(self.cards))
 
     def way(self) -> Way:

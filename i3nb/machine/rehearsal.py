@@ -99,7 +99,10 @@ def _command(name: str = '_program') -> list:
     return [sys.executable, '-W', 'ignore', '-c', f'from i3nb.machine.rehearsal import {name}; {name}()']
 
 # %% ../../nbs/machine/05_rehearsal.ipynb #x011
-def end_family(pid: int, patience: float = 3.0):
+def end_family(
+    pid: int,  # of the process
+    patience: float = 3.0,  # seconds between the two signals
+):
     "End a process and all that it started: with SIGTERM, then with SIGKILL."
     try:
         family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]

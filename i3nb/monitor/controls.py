@@ -95,5 +95,6 @@ class Controls:
             self.sample.disabled, self.sample.description = False, 'sample now'
 
     def close(self):
+        "Remove the widgets."
         for w in (*self.parts.values(), self.stop, self.sample, self.box):
             w.close()

@@ -187,6 +187,7 @@ class MetricsWriter:
         return self._guard(self._keep_until, step)
 
     def close(self):
+        "Close the file."
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None

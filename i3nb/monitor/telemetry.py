@@ -28,6 +28,7 @@ class Telemetry:
 
     @property
     def elapsed_s(self):
+        "Seconds of training, earlier parts of the run included."
         return self.before_s + (0.0 if self.began is None else time.monotonic() - self.began)
 
     def start(self):
@@ -48,6 +49,7 @@ class Telemetry:
         return {**self.memory.read(), **self.monitor.read(), 'elapsed_s': self.elapsed_s}
 
     def state_dict(self) -> dict:
+        "What a checkpoint keeps: seconds and watt-hours."
         return dict(elapsed_s=self.elapsed_s, energy_wh=self.monitor.energy_wh)
 
     def load_state_dict(self, state: dict):

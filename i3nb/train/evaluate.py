@@ -14,7 +14,10 @@ from ..data.batches import eval_batches, target_bytes
 from ..monitor.metrics import bits_per_byte, perplexity
 
 # %% ../../nbs/train/02_evaluate.ipynb #t5732
-def autocast(device: torch.device, precision: str):
+def autocast(
+    device: torch.device,  # where the model computes
+    precision: str,  # one of `PRECISIONS`
+):
     "The context in which the model computes in `precision` ('fp32', 'bf16' or 'fp16')."
     return torch.autocast(device.type, dtype_of(precision), enabled=precision != 'fp32')
 

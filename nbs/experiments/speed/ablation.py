@@ -3,7 +3,7 @@ form, taking turns.
 
     python ablation.py ablation.json [rounds]
 
-The scan's PyTorch form would take minutes a step, so it is left out; chapter 3 compares it alone.
+The scan's PyTorch form would take minutes a step, so it is left out; the chapter on the scan in C compares it alone.
 """
 
 import json
