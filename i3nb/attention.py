@@ -292,7 +292,7 @@ def running_mean(
 
 def route_entropy(
     route: torch.Tensor,  # (…, p) weights
-) -> torch.Tensor:  # (…) nats: 0 = one pattern, ln 3 = 1.0986 = all three alike
+) -> torch.Tensor:  # (…) nats: 0 = one pattern, ln p = all p alike
     "How undecided the router is."
     return -(route * route.clamp(min=1e-9).log()).sum(-1)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from .base.commands import I3Error, call_parse, user_errors
 from .base.devices import pick_device, pick_precision
+from .base.files import PLOT_FILE, SAMPLES_FILE, SETTINGS_FILE
 from .core import I3Config
 from .data.preparation import prepare
 from .data.sources import open_sources, resolve_spec
@@ -35,7 +36,7 @@ def _vocab_size(cfg: I3Config, asked: int | None) -> int:
 
 def _data_spec(data: str, out: Path) -> str:
     "The data that 'auto' stands for: what this run began with, else what can be reached now."
-    settings = Path(out) / 'settings.json'
+    settings = Path(out) / SETTINGS_FILE
     if data == 'auto' and settings.is_file():
         return json.loads(settings.read_text())['data']
     spec, note = resolve_spec(data)
@@ -64,7 +65,7 @@ def _check_processes(processes: int, batch_size: int):
 @call_parse
 @user_errors
 def i3nb_train(
-    preset: str = 'i3-tiny',  # model: i3-300m, i3-200m, i3-tiny or i3-1b
+    preset: str = 'i3-tiny',  # model: {presets}
     # hub id, file ({formats}), folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
     data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split
@@ -110,14 +111,14 @@ def _print_results(
     row: dict,  # the last row of metrics
 ):
     "Draw the curves; print where they are, the validation figures, and a story."
-    plot_run(out, out / 'plot.png')
+    plot_run(out, out / PLOT_FILE)
     print(f'curves: {out / "plot.png"}')
     figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
     if all(x is not None and math.isfinite(x) for x in figures):
         print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))
     elif figures[0] is not None:
         print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
-    stories = out / 'samples.jsonl'
+    stories = out / SAMPLES_FILE
     if stories.exists():
         print(f'\n{json.loads(stories.read_text().splitlines()[-1])["text"]}')
 

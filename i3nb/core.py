@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
-from .base.commands import I3Error
-from .base.files import write_atomic
+from .base.commands import HELP_WORDS, I3Error, one_of
+from .base.files import CONFIG_FILE, write_atomic
 
 # %% ../nbs/01_core.ipynb #c012
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,9 @@ PRESETS = {
 }
 
 
+HELP_WORDS['presets'] = lambda: one_of(PRESETS)
+
+
 @patch(cls_method=True)
 def preset(
     cls: I3Config,
@@ -132,13 +135,13 @@ def from_dict(cls: I3Config, d: dict) -> I3Config:
 @patch
 def save(self: I3Config, folder) -> Path:
     "Write `config.json` into `folder`."
-    return write_atomic(Path(folder) / 'config.json', json.dumps(self.to_dict(), indent=2) + '\n')
+    return write_atomic(Path(folder) / CONFIG_FILE, json.dumps(self.to_dict(), indent=2) + '\n')
 
 
 @patch(cls_method=True)
 def load(cls: I3Config, folder) -> I3Config:
     "Read `config.json` from `folder`."
-    p = Path(folder) / 'config.json'
+    p = Path(folder) / CONFIG_FILE
     if not p.is_file():
         raise I3Error(f'{str(p)!r} does not exist; give the folder of a saved model')
     try:
@@ -184,6 +187,12 @@ class Kind(NamedTuple):
     large: bool = False  # multiplies every token, and may be kept in 16 bits for generation
     in_first: bool = False  # its matrices are (in, out), as in x @ w, instead of (out, in) as in `nn.Linear`
     parts: int = 1  # how many matrices lie below each other in it
+    filters: bool = False  # no matrix, but every token is multiplied with all of it
+
+    @property
+    def multiplies(self) -> bool:
+        "Whether it is a factor of products with tokens, so that it counts in `flops_per_token`."
+        return self.role in ('hidden', 'matrix') or self.filters
 
 
 ROLES = (

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPT_PIECE', 'read_tokens', 'state_bytes', 'sample_filter', 'pick_token', 'keep_rows', 'allowed_scores',
            'choose_tokens', 'TokenStep', 'token_step', 'token_reader', 'write_tokens', 'check_request', 'generate',
-           'halve', 'print_text', 'show_samples', 'i3nb_generate']
+           'halve_weights', 'print_text', 'show_samples', 'i3nb_generate']
 
 # %% ../nbs/08_generate.ipynb #c003
 import copy
@@ -265,7 +265,7 @@ def generate(
     return [''.join(p) for p in zip(*pieces)] if many else ''.join(pieces)
 
 # %% ../nbs/08_generate.ipynb #c074
-def halve(
+def halve_weights(
     model: I3Model,
     dtype: torch.dtype = torch.bfloat16,  # or float16, for GPUs that have no bfloat16
 ) -> I3Model:  # shares its small tensors with `model`
@@ -322,6 +322,6 @@ def i3nb_generate(
     device, precision = pick_device(device), pick_precision(pick_device(device), precision)
     m, tok = I3Model.from_pretrained(model, device), ChunkTokenizer.load(model)
     if precision != 'fp32':
-        m = halve(m, dtype_of(precision))
+        m = halve_weights(m, dtype_of(precision))
     filters = dict(temperature=temperature, top_k=top_k, top_p=top_p)
     show_samples(generate(m, tok, [prompt] * n, max_new_tokens, **filters, seed=seed, stream=True))

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import MultiPatternAttention, attn_reach, pattern_mask
 from .base.commands import I3Error
 from .base.devices import compute_dtype
+from .base.files import WEIGHTS_FILE
 from .base.forms import best, form
 from .core import I3Config, Kind, kinds_of, param_table
 from .moe import SparseMoE, router_loss
@@ -316,7 +317,7 @@ def load_tensors(path: Path) -> dict:
 def save_pretrained(self: I3Model, folder):
     "Write `config.json` and `model.safetensors` into `folder`."
     self.cfg.save(folder)
-    save_tensors(self.state_dict(), Path(folder) / 'model.safetensors')
+    save_tensors(self.state_dict(), Path(folder) / WEIGHTS_FILE)
 
 
 def check_tensors(
@@ -341,7 +342,7 @@ def from_pretrained(
     device='cpu',  # of the weights
 ) -> I3Model:
     "The model saved in `folder`, on `device`, ready to evaluate."
-    cfg, path = I3Config.load(folder), Path(folder) / 'model.safetensors'
+    cfg, path = I3Config.load(folder), Path(folder) / WEIGHTS_FILE
     weights = load_tensors(path)
     with torch.device('meta'):
         model = cls(cfg)
@@ -354,18 +355,12 @@ def from_pretrained(
     return model.eval()
 
 # %% ../nbs/07_model.ipynb #c040
-MULTIPLIED = (  # pieces whose every weight a token is multiplied with
-    'expert gates',
-    'GRU gates',
-    'in-projections',
-    'convolutions',
-    'selection projections',
-    'step projections',
-    'out-projections',
-    'attention',
-    'pattern routers',
-    'head',
-)
+MULTIPLIED = {  # rows of `param_table`: the pieces that tokens are multiplied with
+    kind.piece
+    for part in (GRUMambaHybrid, MultiPatternAttention, SparseMoE, Block, I3Model)
+    for kind in part.KINDS.values()
+    if kind.multiplies
+}
 
 
 def keys_per_token(cfg: I3Config) -> int:
@@ -377,7 +372,8 @@ def keys_per_token(cfg: I3Config) -> int:
 def flops_per_token(cfg: I3Config) -> int:
     "Operations of a training step per token: six per active matrix weight, plus scan and attention windows."
     table = param_table(cfg)
-    active = sum(table[piece] for piece in MULTIPLIED) + table['experts'] * cfg.top_k // cfg.n_experts
+    table['experts'] = table['experts'] * cfg.top_k // cfg.n_experts  # the others rest
+    active = sum(table[piece] for piece in MULTIPLIED)
     scan = cfg.n_hybrid * cfg.d_inner * cfg.d_state * 7
     windows = cfg.n_attn * 2 * 2 * cfg.d_model * keys_per_token(cfg)
     return 6 * active + 3 * (scan + windows)

@@ -10,7 +10,7 @@ __all__ = ['RECIPES', 'MAKERS', 'Optimizers', 'Member', 'make_adamw', 'make_muon
 import math
 from typing import NamedTuple
 import torch
-from .base.commands import I3Error
+from .base.commands import HELP_WORDS, I3Error, one_of
 from .base.devices import dtype_of
 from .core import Kind, kinds_of
 from .muon import POLAR, Muon
@@ -118,6 +118,7 @@ RECIPES = {
     'adamw': dict(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),  # this and the next: from a comparison, see below
     'muon': dict(lr=0.02, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, muon_decay=0.0),
 }
+HELP_WORDS['recipes'] = lambda: one_of(RECIPES)
 
 
 class Member(NamedTuple):

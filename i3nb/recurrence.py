@@ -157,7 +157,7 @@ class GRUMambaHybrid(nn.Module):
         'bias': Kind('GRU gates', 'vector'),
         'in_proj.weight': Kind('in-projections', 'hidden', large=True),
         'in_proj.bias': Kind('in-projections', 'vector'),
-        'conv_weight': Kind('convolutions', 'vector'),
+        'conv_weight': Kind('convolutions', 'vector', filters=True),
         'conv_bias': Kind('convolutions', 'vector'),
         'select.weight': Kind('selection projections', 'hidden', large=True),
         'dt_proj.weight': Kind('step projections', 'matrix'),

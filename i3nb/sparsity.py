@@ -109,12 +109,12 @@ def step(
         fresh.zero_()
     self.steps += 1
     share = sparsity_at(self.steps if at is None else at, self.final, self.warmup, self.ramp)
-    self.prune(round(self.total * share))
+    self.prune_heads(round(self.total * share))
     return self.sparsity
 
 
 @patch
-def prune(
+def prune_heads(
     self: ProgressiveSparsity,
     n: int,  # heads of all layers
 ):

@@ -19,7 +19,15 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .base.commands import I3Error
 from .base.devices import has_precision, seed_all
-from .base.files import write_atomic
+from i3nb.base.files import (
+    METRICS_FILE,
+    SETTINGS_FILE,
+    STATE_FILE,
+    STEP_FOLDERS,
+    STOP_REQUEST,
+    WEIGHTS_FILE,
+    write_atomic,
+)
 from .core import I3Config
 from .data.shards import Prepared
 from .generate import generate
@@ -57,7 +65,7 @@ class Trainer:
         self.world = world or World(device)
         self.device, self.progress = self.world.device, progress and self.world.first
         self.cfg, self.data, self.out, self.settings = cfg, data, Path(out), check_settings(settings)
-        self.small = self.settings.memory == 'small'
+        self.small = self.settings.small_memory
         if self.device.type == 'cpu':
             return_memory() if self.small else keep_memory()
         self.precision = agreed_precision(self.world, self.settings.precision)
@@ -226,7 +234,7 @@ def resume(self: Trainer) -> bool:
     "Take up the newest good checkpoint of the run folder; False if there is none."
     found = last_good_checkpoint(self.out, self.cfg, self.say)
     if not found:
-        if any(self.out.glob('checkpoints/step-*')):
+        if any(self.out.glob(STEP_FOLDERS)):
             raise I3Error(
                 f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; '
                 'use the same --preset, or another --out'
@@ -234,8 +242,8 @@ def resume(self: Trainer) -> bool:
         return False
     path, _ = found
     self.optimizer.forget()  # so that old and new states are never in memory together
-    self.load_state_dict(torch.load(path / 'state.pt', map_location=self.device, weights_only=True))
-    load_into(self.model, path / 'model.safetensors')
+    self.load_state_dict(torch.load(path / STATE_FILE, map_location=self.device, weights_only=True))
+    load_into(self.model, path / WEIGHTS_FILE)
     self.say(f'going on after step {self.step}')
     return True
 
@@ -246,7 +254,7 @@ def _open_folder(self: Trainer):
     self.out.mkdir(parents=True, exist_ok=True)
     data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
     facts = dict(asdict(self.settings), **data, device=str(self.device), resolved_precision=self.precision)
-    write_atomic(self.out / 'settings.json', json.dumps(facts, indent=1))
+    write_atomic(self.out / SETTINGS_FILE, json.dumps(facts, indent=1))
     self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
     check_space(self.out, self.params)
 
@@ -299,7 +307,7 @@ def _fit_and_record(self: Trainer, stop) -> dict:
     start_status(self.out, params=self.params, **machine, **ends)
     try:
         self.resume()
-        with MetricsWriter(self.out / 'metrics.jsonl') as metrics, self.telemetry:
+        with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             metrics.truncate_after(self.step)
             row = self._loop(metrics, stop)
         if not stop.asked:
@@ -317,7 +325,7 @@ def _fit_and_record(self: Trainer, stop) -> dict:
 @patch
 def _is_stop_requested(self: Trainer, stop) -> bool:
     "Whether this process has heard that the run shall stop."
-    if self.world.first and take_request(self.out / 'STOP'):
+    if self.world.first and take_request(self.out / STOP_REQUEST):
         stop.asked = 'the file STOP'
     if self.world.size > 1 and os.getppid() != self.parent:
         stop.asked = 'the end of its launcher'
@@ -337,7 +345,7 @@ def has_more_steps(self: Trainer, stop) -> bool:
 @patch
 def _loop(self: Trainer, metrics, stop) -> dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for; `metrics` is process 0's."
-    row, saved = (read_metrics(self.out / 'metrics.jsonl') or [{}])[-1] if metrics else {}, self.step
+    row, saved = (read_metrics(self.out / METRICS_FILE) or [{}])[-1] if metrics else {}, self.step
     if self.work_done >= 1:
         self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
     with self._progress_bar() as bar:

@@ -58,19 +58,19 @@ def pick_device(name: str = 'auto') -> torch.device:
     return dev
 
 # %% ../../nbs/base/03_devices.ipynb #y0121
-PRECISIONS = ('fp32', 'bf16', 'fp16')
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}  # name: type of the products
 
 
 def dtype_of(
-    precision: str,  # one of `PRECISIONS`
+    precision: str,  # a key of `PRECISIONS`
 ) -> torch.dtype:
     "The type of tensors in a precision."
-    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
+    return PRECISIONS[precision]
 
 
 def precision_of(dtype: torch.dtype) -> str:
     "The inverse of `dtype_of`."
-    return {dtype_of(p): p for p in PRECISIONS}[dtype]
+    return {of_name: name for name, of_name in PRECISIONS.items()}[dtype]
 
 # %% ../../nbs/base/03_devices.ipynb #c034
 def _seconds(f, n=3):
@@ -102,9 +102,9 @@ def has_precision(
 
 def pick_precision(
     device: torch.device,  # where it will multiply
-    name: str = 'auto',  # one of `PRECISIONS`, or 'auto'
+    name: str = 'auto',  # a key of `PRECISIONS`, or 'auto'
 ) -> str:
-    "One of `PRECISIONS`: the fastest that trains on `device`, or `name` if it is one."
+    "A key of `PRECISIONS`: the fastest that trains on `device`, or `name` if it is one."
     if name != 'auto':
         if name not in PRECISIONS:
             raise I3Error(f"precision {name!r} is unknown; choose 'auto', {', '.join(PRECISIONS)}")

@@ -96,14 +96,14 @@ def _race_report(preset: str, entries: str, target: float, spec: dict) -> dict:
 @user_errors
 def i3nb_bench(
     *,
-    preset: str = 'i3-300m',  # our model: i3-300m, i3-200m, i3-tiny or i3-1b
+    preset: str = 'i3-300m',  # our model: {presets}
     peers: str = 'gpt2',  # others, with commas: gpt2, llama, mamba, jamba, each also with -tiny; '' for none
     steps: int = 6,  # measured steps of each row
     json: str = None,  # write the report to this file
     batch_size: int = 16,  # sequences a step
     seq_len: int = 256,  # tokens a sequence
     precision: str = 'auto',  # fp32, bf16, fp16
-    recipe: str = 'muon',  # our optimizer: paper, adamw or muon; peers use AdamW
+    recipe: str = 'muon',  # our optimizer: {recipes}; peers use AdamW
     device: str = 'auto',  # cpu, cuda
     components: bool = False,  # also say where the time of our step goes
     loop: bool = False,  # also the paper's way, a Python loop through time

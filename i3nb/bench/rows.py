@@ -15,7 +15,7 @@ from ..base.commands import I3Error
 from ..base.devices import pick_device, pick_precision, seed_all
 from .ceiling import matmul_ceiling, peak_gb
 from .child import in_child, tell
-from .contenders import Contender, make_contender, one_step, paper_way, record
+from .contenders import Contender, make_contender, one_step, paper_way, record_step
 from .parts import COMPONENTS, component_seconds
 from ..core import PRESETS
 from ..kernels.native import keep_memory
@@ -60,7 +60,7 @@ def measure_row(spec: dict) -> dict:
     c = make_contender(spec['name'], v, b, t, recipe=spec['recipe'], device=device)
     ours = isinstance(c.model, I3Model)
     if device.type == 'cuda' and ours and c.micro == b:
-        c.recorded = record(c, precision)
+        c.recorded = record_step(c, precision)
     ids = torch.randint(v, (b, t + 1), device=device)
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     seconds, rows = _measured_steps(c, x, y, dict(spec, precision=precision))

@@ -21,6 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 from ..base.commands import I3Error
 from ..base.files import write_atomic
+from ..core import I3Config
 from .formats import check_file
 from .hub import HUB
 from .shards import LAYOUT, Prepared, ShardWriter, cache_dir
@@ -296,7 +297,7 @@ def prepare(
     spec: str,  # data spec, see [sources](04_sources.ipynb)
     tokenizer: ChunkTokenizer = None,  # None: one is trained on the training documents
     out_dir=None,  # the cache; each preparation is a folder in it. `cache_dir()` where None
-    vocab_size: int = 35_560,  # of the tokenizer to train
+    vocab_size: int = I3Config.vocab_size,  # of the tokenizer to train
     val_spec: str = None,  # validation data; else the source's own validation, else a split by hash
     *,
     val_fraction: float = 0.01,  # share of documents for that split; 0: no validation

@@ -10,6 +10,7 @@ import json
 import sys
 import numpy as np
 from ..base.commands import call_parse, user_errors
+from ..core import I3Config
 from .preparation import prepare
 from .shards import Prepared, TokenStream
 from ..tokenizer import ChunkTokenizer
@@ -67,7 +68,7 @@ def i3nb_tokenize(
     *,
     data: str = 'auto',  # hub id, file ({formats}), folder, several with commas, each with =weight; auto; synthetic
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
-    vocab_size: int = 35_560,  # of the tokenizer to train
+    vocab_size: int = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
     out: str = None,  # cache folder; default I3NB_CACHE, else ~/.cache/i3nb
     val_fraction: float = 0.01,  # share of documents split off for validation

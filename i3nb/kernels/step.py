@@ -26,6 +26,7 @@ from i3nb.kernels.step_parts import (
     fill,
 )
 from ..model import I3Model
+from ..moe import find_router
 from ..recurrence import HybridState
 
 # %% ../../nbs/kernels/14_step.ipynb #c018
@@ -96,7 +97,7 @@ def step_library(
 ):  # the C functions, or None where this model or machine has none
     "What `Step` needs."
     low = model.head.weight.dtype
-    if model.cfg.router != 'softmax' or low not in (torch.float32, torch.bfloat16) or not _fits(model):
+    if not find_router(model.cfg.router).in_c or low not in (torch.float32, torch.bfloat16) or not _fits(model):
         return None
     return compile_c(_SOURCE_C, (f'LOW={int(low == torch.bfloat16)}', f'PATTERNS={len(model.cfg.patterns)}'))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIBRARY', 'TRAIN_SCRIPT', 'NEVER', 'KEEPER', 'REMEDIES', 'EXITS', 'train_command', 'train_env', 'Run', 'attach',
-           'launch', 'explain_failure']
+           'launch_training', 'explain_failure']
 
 # %% ../../nbs/machine/10_launch.ipynb #lau2
 import json
@@ -18,7 +18,16 @@ import time
 from pathlib import Path
 import psutil
 import i3nb
-from ..base.files import read_json, write_atomic
+from i3nb.base.files import (
+    EXIT_FILE,
+    LAUNCH_FILE,
+    LOG_FILE,
+    SAMPLE_REQUEST,
+    STATUS_FILE,
+    STOP_REQUEST,
+    read_json,
+    write_atomic,
+)
 from .facts import Facts
 from .plan import TrainPlan
 
@@ -101,12 +110,12 @@ class Run:
     @property
     def status(self) -> dict:
         "What the trainer last wrote about itself."
-        return read_json(self.folder / 'run.json')
+        return read_json(self.folder / STATUS_FILE)
 
     @property
     def launched(self) -> dict:
         "How it was launched."
-        return read_json(self.folder / 'launch.json')
+        return read_json(self.folder / LAUNCH_FILE)
 
     @property
     def alive(self) -> bool:
@@ -118,7 +127,7 @@ class Run:
     def exit(self) -> int | None:
         "How the last process ended; None where it lives or nothing is known."
         try:
-            return int((self.folder / '.exit').read_text())
+            return int((self.folder / EXIT_FILE).read_text())
         except (OSError, ValueError):
             return None
 
@@ -142,7 +151,7 @@ class Run:
     def tail(self, n: int = 15) -> str:
         "The last lines of its output."
         try:
-            with open(self.folder / 'train.log', 'rb') as f:
+            with open(self.folder / LOG_FILE, 'rb') as f:
                 f.seek(max(0, f.seek(0, 2) - 60_000))
                 return _last_lines(f.read().decode('utf-8', 'replace'), n)
         except OSError:
@@ -157,7 +166,7 @@ class Run:
 
     def stop(self):
         "Ask for a clean end with a checkpoint."
-        (self.folder / 'STOP').touch()
+        (self.folder / STOP_REQUEST).touch()
 
 # %% ../../nbs/machine/10_launch.ipynb #c058
 NEVER = 99999999999  # Unix seconds
@@ -166,11 +175,11 @@ run=$1; deadline=$2; shift 2
 "$@" </dev/null &
 child=$!
 while kill -0 $child 2>/dev/null; do
-    if [ "$(date +%s)" -ge "$deadline" ]; then : > "$run/STOP"; deadline={NEVER}; fi
+    if [ "$(date +%s)" -ge "$deadline" ]; then : > "$run/{STOP_REQUEST}"; deadline={NEVER}; fi
     sleep 1
 done
 wait $child; status=$?
-echo $status > "$run/.exit.new" && mv "$run/.exit.new" "$run/.exit"
+echo $status > "$run/{EXIT_FILE}.new" && mv "$run/{EXIT_FILE}.new" "$run/{EXIT_FILE}"
 """
 
 
@@ -184,7 +193,7 @@ def attach(
 
 def _start_keeper(folder: Path, deadline: int, command: list, env: dict | None) -> dict:
     "Start the keeper and the command; what is noted about them."
-    with open(folder / 'train.log', 'ab') as log:
+    with open(folder / LOG_FILE, 'ab') as log:
         p = subprocess.Popen(
             ['sh', '-c', KEEPER, 'i3nb-keeper', str(folder), str(deadline), *command],
             env=env,
@@ -202,7 +211,7 @@ def _start_keeper(folder: Path, deadline: int, command: list, env: dict | None) 
     return dict(pid=p.pid, born=born, deadline=deadline, library=str(LIBRARY), command=command)
 
 
-def launch(
+def launch_training(
     folder,  # the run folder
     command: list,  # from `train_command`
     env: dict = None,  # from `train_env`
@@ -214,11 +223,11 @@ def launch(
     if run := attach(folder):
         return run
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in ('STOP', 'SAMPLE', '.exit', 'run.json'):
+    for leftover in (STOP_REQUEST, SAMPLE_REQUEST, EXIT_FILE, STATUS_FILE):
         (folder / leftover).unlink(missing_ok=True)
     deadline = NEVER if seconds is None else int(time.time() + seconds)
     launched = _start_keeper(folder, deadline, command, env)
-    write_atomic(folder / 'launch.json', json.dumps({**launched, **notes}, indent=1) + '\n')
+    write_atomic(folder / LAUNCH_FILE, json.dumps({**launched, **notes}, indent=1) + '\n')
     return Run(folder)
 
 # %% ../../nbs/machine/10_launch.ipynb #c066

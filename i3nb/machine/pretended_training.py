@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 import i3nb
+from ..base.files import METRICS_FILE
 from ..core import I3Config
 from ..data.shards import Prepared
 from .pretended_libraries import PretendedGPU
@@ -63,7 +64,7 @@ def train_steps(
     trainer = Trainer(cfg, data, out, TrainSettings(**settings), device, progress=False)
     waits, seen = current_gpu().waits if ACTIVE_GPUS else Counter(), Trained([], [], trainer)
     Path(out).mkdir(parents=True, exist_ok=True)
-    with MetricsWriter(Path(out) / 'metrics.jsonl') as metrics:
+    with MetricsWriter(Path(out) / METRICS_FILE) as metrics:
         for _ in range(steps):
             waits.clear()
             trainer.has_more_steps(SimpleNamespace(asked=None))

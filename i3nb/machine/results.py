@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MADE_UP', 'MODEL_CARD', 'RESULT_FILES', 'DataTerms', 'data_terms', 'run_figures', 'model_card', 'read_stories',
-           'write_results']
+           'write_run_results']
 
 # %% ../../nbs/machine/12_results.ipynb #rsl2
 import json
@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import i3nb
-from ..base.files import read_json, write_atomic
+from i3nb.base.files import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    PLOT_FILE,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    STATUS_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    read_json,
+    write_atomic,
+)
 from ..core import PRESETS, I3Config
 from ..data.hub import HUB
 from ..monitor.log import read_metrics, to_columns
@@ -69,7 +80,7 @@ def _device_line(status: dict) -> str | None:
 
 def run_figures(folder) -> dict:
     "The figures of a run, by name; only those that are known."
-    columns, status = to_columns(read_metrics(Path(folder) / 'metrics.jsonl')), read_json(Path(folder) / 'run.json')
+    columns, status = to_columns(read_metrics(Path(folder) / METRICS_FILE)), read_json(Path(folder) / STATUS_FILE)
     last = lambda key, form: _show(form, _known(columns, key))
     elapsed, speed, peak = (_known(columns, key) for key in ('elapsed_s', 'tokens_per_s', 'mem_peak_gb'))
     rows = {
@@ -114,7 +125,7 @@ def _about_tinychat(terms: list, synthetic: bool) -> str:
 
 def _preset_of(folder) -> str:
     "The preset that a run's configuration comes from, or 'i3'."
-    cfg = read_json(Path(folder) / 'config.json')
+    cfg = read_json(Path(folder) / CONFIG_FILE)
     shape = ('d_model', 'n_hybrid', 'n_attn', 'd_ff', 'route_by')
     for name in PRESETS:
         if cfg and all(cfg.get(k) == getattr(I3Config.preset(name), k) for k in shape):
@@ -169,7 +180,7 @@ def model_card(
 ) -> str:  # Markdown
     "A model card with the figures of a run."
     folder = Path(folder)
-    settings = read_json(folder / 'settings.json')
+    settings = read_json(folder / SETTINGS_FILE)
     terms, synthetic = data_terms(settings.get('data') or 'unknown'), bool(settings.get('synthetic'))
     shown = (*FIXED, 'lr', 'sparsity', 'minutes', 'iters')
     return MODEL_CARD.format(
@@ -186,13 +197,13 @@ def model_card(
 
 # %% ../../nbs/machine/12_results.ipynb #c083
 RESULT_FILES = (
-    'model.safetensors',
-    'config.json',
-    'chunk_tokenizer.json',
-    'metrics.jsonl',
-    'samples.jsonl',
+    WEIGHTS_FILE,
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    METRICS_FILE,
+    SAMPLES_FILE,
     'stories.txt',
-    'plot.png',
+    PLOT_FILE,
     'plot.svg',
     'MODEL_CARD.md',
 )
@@ -204,7 +215,7 @@ def read_stories(
 ) -> str:
     "What the model wrote, step by step."
     try:
-        lines = (Path(folder) / 'samples.jsonl').read_text().splitlines()
+        lines = (Path(folder) / SAMPLES_FILE).read_text().splitlines()
     except OSError:
         lines = []
     stories = []
@@ -219,17 +230,17 @@ def read_stories(
 
 def _copy_model_of_checkpoint(folder: Path):
     "Give a run that was stopped the model of its last checkpoint, if its tokenizer is there."
-    if (folder / 'model.safetensors').exists() or not (folder / 'chunk_tokenizer.json').exists():
+    if (folder / WEIGHTS_FILE).exists() or not (folder / TOKENIZER_FILE).exists():
         return
     if not (good := last_good_checkpoint(folder, say=lambda line: None)):
         return
     path, manifest = good
     I3Config.from_dict(manifest['config']).save(folder)
-    unfinished = shutil.copyfile(path / 'model.safetensors', folder / '.model.tmp')
-    os.replace(unfinished, folder / 'model.safetensors')
+    unfinished = shutil.copyfile(path / WEIGHTS_FILE, folder / '.model.tmp')
+    os.replace(unfinished, folder / WEIGHTS_FILE)
 
 
-def write_results(
+def write_run_results(
     folder,  # a run folder
 ) -> dict:  # file -> bytes, for those of `RESULT_FILES` that are there
     "Write curves, stories and the model card."

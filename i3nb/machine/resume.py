@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 import torch
 from ..base.commands import I3Error, options
-from ..base.files import read_json, write_atomic
+from ..base.files import CHECKPOINTS, METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE, STATE_FILE, read_json, write_atomic
 from ..core import I3Config
 from ..train.checkpoints import check_checkpoint, last_good_checkpoint
 from ..train.settings import FIXED, TrainSettings
@@ -24,7 +24,7 @@ def checkpoints_below(root: Path) -> list:
     found = []
     for folder, names, _ in os.walk(root, followlinks=False):
         here = Path(folder)
-        if here.parent.name == 'checkpoints' and (m := re.fullmatch(r'step-(\d+)', here.name)):
+        if here.parent.name == CHECKPOINTS and (m := re.fullmatch(r'step-(\d+)', here.name)):
             found.append((int(m[1]), here))
             names[:] = []
         else:
@@ -52,7 +52,7 @@ def _own_checkpoint(folder) -> tuple | None:  # its path and its manifest
     return last_good_checkpoint(folder, say=lambda line: None)
 
 
-RECORD_FILES = ('metrics.jsonl', 'samples.jsonl', 'settings.json')  # what a run goes on writing
+RECORD_FILES = (METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE)  # what a run goes on writing
 
 
 def copy_checkpoint(
@@ -63,7 +63,7 @@ def copy_checkpoint(
     step, own = int(checkpoint.name.split('-')[1]), _own_checkpoint(folder)
     if own and own[1]['step'] >= step:
         return own[1]['step']
-    target = Path(folder) / 'checkpoints'
+    target = Path(folder) / CHECKPOINTS
     target.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=target, prefix='.copying-'))
     try:
@@ -86,7 +86,7 @@ def earlier_minutes(folder) -> float:
     good = _own_checkpoint(folder)
     if not good:
         return 0.0
-    state = torch.load(good[0] / 'state.pt', map_location='cpu', weights_only=True, mmap=True)
+    state = torch.load(good[0] / STATE_FILE, map_location='cpu', weights_only=True, mmap=True)
     return float((state.get('telemetry') or {}).get('elapsed_s') or 0.0) / 60
 
 
@@ -108,7 +108,7 @@ def keep_settings(
 ) -> list:
     "`args`, with what the run must keep in place of what they say."
     precision = args[args.index('--precision') + 1] if '--precision' in args else None
-    kept = _kept_arguments(read_json(Path(folder) / 'settings.json'), precision)
+    kept = _kept_arguments(read_json(Path(folder) / SETTINGS_FILE), precision)
     names = {a for a in kept if a.startswith('--')}
     others = [a for before, a in zip([None, *args], args) if a not in names and before not in names]
     return others + kept

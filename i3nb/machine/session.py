@@ -11,18 +11,18 @@ import shlex
 from pathlib import Path
 from fastcore.basics import patch
 from ..base.commands import I3Error, options
-from ..base.files import read_json
+from ..base.files import SETTINGS_FILE, WEIGHTS_FILE, read_json
 from ..commands import i3nb_train
 from ..core import I3Config
 from .checks import Check, Report, check_install_disk, check_machine, check_surroundings, choose_data
 from .facts import can_connect, find_facts
 from .install import install_torch
-from .launch import Run, attach, explain_failure, launch, train_command, train_env
+from .launch import Run, attach, explain_failure, launch_training, train_command, train_env
 from .places import MARGIN_HOURS, find_places, time_left, training_minutes
 from .plan import plan_training
 from .probe import check_probe, probe
 from .rehearsal import Way
-from .results import read_stories, write_results
+from .results import read_stories, write_run_results
 from .resume import checkpoints_below, copy_checkpoint, earlier_minutes, find_checkpoint, keep_settings
 from ..monitor.dashboard import watch
 
@@ -163,7 +163,7 @@ def end_minutes(
 @patch
 def data_spec(self: Session) -> str:
     "What to train on: a run that goes on keeps its data."
-    old = read_json(self.folder / 'settings.json').get('data')
+    old = read_json(self.folder / SETTINGS_FILE).get('data')
     goes_on = old and self.knobs['data'] == 'auto' and checkpoints_below(self.folder)
     return old if goes_on else self.data.spec
 
@@ -244,7 +244,9 @@ def start(
     env, args, left = self.process_env(overlay) | self.plan.way().env(), self.train_args(), self.hours_left
     end = float(args[args.index('--minutes') + 1])
     seconds = left and 3600 * (left - MARGIN_HOURS * 0.7)  # the keeper's deadline comes after the trainer's own end
-    launch(self.folder, train_command(args, self.places.scratch), env, seconds, hours=self.knobs['hours'], end=end)
+    launch_training(
+        self.folder, train_command(args, self.places.scratch), env, seconds, hours=self.knobs['hours'], end=end
+    )
     log(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
     return self.folder
 
@@ -272,11 +274,11 @@ def finish(self: Session) -> Path:  # the run folder
         raise I3Error('nothing was trained yet; run the cells above')
     if run.state == 'failed':
         raise I3Error(explain_failure(run))
-    files = write_results(self.folder)
+    files = write_run_results(self.folder)
     for name, size in files.items():
         print(f'{size / 1000:12,.1f} kB  {self.folder.name}/{name}')
     if run.state == 'stopped':
-        later = '.' if 'model.safetensors' in files else '; the model is made at the end.'
+        later = '.' if WEIGHTS_FILE in files else '; the model is made at the end.'
         print('Stopped before its end: run the cells above to go on' + later)
     return self.folder
 

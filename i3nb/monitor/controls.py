@@ -8,6 +8,7 @@ __all__ = ['ask_run', 'Controls']
 # %% ../../nbs/monitor/13_controls.ipynb #m1303
 from pathlib import Path
 from ..base.commands import I3Error, check_choice
+from ..base.files import SAMPLE_REQUEST, STOP_REQUEST
 from .drawing import DisplayOptions
 from .view import RunView
 
@@ -17,7 +18,7 @@ def ask_run(
     what: str,  # 'STOP' (finish the step, save, end) or 'SAMPLE' (write a sample)
 ) -> Path:
     "Ask the trainer for something, through a control file."
-    check_choice('what', what, ('STOP', 'SAMPLE'))
+    check_choice('what', what, (STOP_REQUEST, SAMPLE_REQUEST))
     file = Path(folder) / what
     try:
         file.touch()
@@ -68,8 +69,8 @@ class Controls:
         auto = w.Layout(width='auto')
         self.stop = w.Button(description='stop cleanly', icon='stop', button_style='warning', layout=auto)
         self.sample = w.Button(description='sample now', icon='pencil', layout=auto)
-        self.stop.on_click(lambda button: self._on_click(button, 'STOP', 'stopping …'))
-        self.sample.on_click(lambda button: self._on_click(button, 'SAMPLE', 'writing …'))
+        self.stop.on_click(lambda button: self._on_click(button, STOP_REQUEST, 'stopping …'))
+        self.sample.on_click(lambda button: self._on_click(button, SAMPLE_REQUEST, 'writing …'))
         row = w.Layout(flex_flow='row wrap', align_items='center', width='100%')
         self.box = w.HBox([*self.parts.values(), *([self.sample, self.stop] if buttons else [])], layout=row)
 
@@ -90,7 +91,7 @@ class Controls:
 
     def refresh(self):
         "Enable the sample button again once the trainer has taken the file."
-        if self.sample.disabled and not (self.view.folder / 'SAMPLE').exists():
+        if self.sample.disabled and not (self.view.folder / SAMPLE_REQUEST).exists():
             self.sample.disabled, self.sample.description = False, 'sample now'
 
     def close(self):

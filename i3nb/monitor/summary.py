@@ -7,6 +7,7 @@ __all__ = ['STATE_COLORS', 'facts', 'advice', 'summary_text', 'summary_html', 'c
 
 # %% ../../nbs/monitor/11_summary.ipynb #m1103
 from fastcore.xml import B, Br, Div, Span, Table, Td, Th, Tr, to_xml
+from ..base.files import STEP_FOLDERS
 from ..base.plots import THEMES
 from .drawing import DisplayOptions
 from .metrics import format_seconds
@@ -108,7 +109,7 @@ def facts(
 # %% ../../nbs/monitor/11_summary.ipynb #c036
 def _how_to_go_on(view: RunView) -> str:
     "Where a run that ended early can go on."
-    saved = sorted(p.name for p in view.folder.glob('checkpoints/step-*'))
+    saved = sorted(p.name for p in view.folder.glob(STEP_FOLDERS))
     if not saved:
         return 'It left no checkpoint.'
     return f'Start it again with the same folder and it goes on after {saved[-1]}.'

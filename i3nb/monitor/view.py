@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from ..base.commands import I3Error
-from ..base.files import read_json
+from ..base.files import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE, STATUS_FILE, WEIGHTS_FILE, read_json
 from ..core import I3Config
 from .log import MetricsTail
 
@@ -51,9 +51,9 @@ def process_alive(
 
 def _state_without_word(folder: Path) -> str:
     "What the files say where there is no run.json."
-    if (folder / 'model.safetensors').exists():
+    if (folder / WEIGHTS_FILE).exists():
         return 'finished'
-    return 'unknown' if (folder / 'metrics.jsonl').exists() else 'waiting'
+    return 'unknown' if (folder / METRICS_FILE).exists() else 'waiting'
 
 
 def _is_gone(file: Path, info: dict) -> bool:
@@ -69,7 +69,7 @@ def run_state(
 ) -> tuple:  # (state, what run.json and settings.json say)
     "How a run stands: 'waiting', 'running', 'unknown' or one of `ENDED`; 'lost' says it runs, but its process is gone."
     folder = Path(folder)
-    file = folder / 'run.json'
+    file = folder / STATUS_FILE
     info = read_json(file)
     state = info.get('state') if isinstance(info.get('state'), str) else None
     if not info:
@@ -77,7 +77,7 @@ def run_state(
     if state == 'running' and _is_gone(file, info):
         state = read_json(file).get('state')  # it may have written its last word since
         state = 'lost' if state == 'running' else state
-    info = read_json(folder / 'settings.json') | info
+    info = read_json(folder / SETTINGS_FILE) | info
     info |= {k: usable_number(info.get(k)) for k in ('iters', 'minutes', 'params', 'world_size')}
     return state or 'unknown', {k: v for k, v in info.items() if v is not None}
 
@@ -87,12 +87,12 @@ def metrics_file(
 ) -> Path:
     "The metrics file of a run."
     path = Path(run)
-    return path if path.suffix == '.jsonl' or path.is_file() else path / 'metrics.jsonl'
+    return path if path.suffix == '.jsonl' or path.is_file() else path / METRICS_FILE
 
 
 def run_name(file: Path) -> str:
     "The name of the run that a metrics file belongs to: its folder's, or that of a file with a name of its own."
-    return file.parent.resolve().name if file.name == 'metrics.jsonl' else file.stem
+    return file.parent.resolve().name if file.name == METRICS_FILE else file.stem
 
 
 class RunView:
@@ -105,7 +105,7 @@ class RunView:
         self.file = metrics_file(run)
         self.folder = self.file.parent
         self.name = run_name(self.file)
-        self._metrics, self._samples = MetricsTail(self.file), MetricsTail(self.folder / 'samples.jsonl')
+        self._metrics, self._samples = MetricsTail(self.file), MetricsTail(self.folder / SAMPLES_FILE)
         self.read()
 
     def read(self):
@@ -181,5 +181,5 @@ def pattern_names(
     if isinstance(run, (list, tuple)):
         return I3Config.patterns
     folder = run.folder if isinstance(run, RunView) else metrics_file(run).parent
-    names = read_json(folder / 'config.json').get('patterns')
+    names = read_json(folder / CONFIG_FILE).get('patterns')
     return tuple(map(str, names)) if isinstance(names, list) and names else I3Config.patterns

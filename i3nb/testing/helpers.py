@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['outputs_and_grads', 'worst', 'rand_inputs', 'scan_grads', 'gru_inputs', 'message', 'hostile_text', 'exact_counts',
-           'toy_model', 'milliseconds', 'FakeNvml', 'full_disk', 'PoisonedGradients', 'GraphRehearsal']
+           'toy_model', 'best_milliseconds', 'FakeNvml', 'full_disk', 'PoisonedGradients', 'GraphRehearsal']
 
 # %% ../../nbs/testing/02_helpers.ipynb #h14195
 import time
@@ -136,7 +136,7 @@ def toy_model(
     return model
 
 # %% ../../nbs/testing/02_helpers.ipynb #h58244
-def milliseconds(
+def best_milliseconds(
     f,  # what to time
     repeats: int = 5,
 ) -> float:  # of the best call, after one to warm up

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..base.devices import seed_all
-from ..base.files import write_atomic
+from ..base.files import METRICS_FILE, SAMPLES_FILE, STATUS_FILE, STOP_REQUEST, write_atomic
 from ..core import I3Config
 from ..model import I3Model
 from ..monitor.log import MetricsWriter
@@ -71,7 +71,7 @@ class ToyRun:
     ):
         "Write `run.json`."
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / 'run.json', json.dumps(self.info | dict(state=state, message=message)))
+        write_atomic(self.folder / STATUS_FILE, json.dumps(self.info | dict(state=state, message=message)))
 
     def text(self, n):  # (8, n+1) symbols
         "Eight texts of the made-up language."
@@ -122,14 +122,14 @@ class ToyRun:
     def write_sample(self, step):
         "Add a story to `samples.jsonl`."
         text = f'once the toy had seen step {step} <of> it'
-        with (self.folder / 'samples.jsonl').open('a') as f:
+        with (self.folder / SAMPLES_FILE).open('a') as f:
             f.write(json.dumps(dict(step=step, prompt='once', text=text, elapsed_s=0)) + '\n')
 
     def fit(self):
         "Train to the end, or until the control file `STOP` is there."
         self.write_state('running')
         TOY_CONFIG.save(self.folder)
-        with MetricsWriter(self.folder / 'metrics.jsonl') as w, self.tel:
+        with MetricsWriter(self.folder / METRICS_FILE) as w, self.tel:
             for step in range(1, self.iters + 1):
                 row = self.one_step(step)
                 time.sleep(self.pause)
@@ -137,8 +137,8 @@ class ToyRun:
                     row |= self.validate()
                     self.write_sample(step)
                 w.write(**row)
-                if (self.folder / 'STOP').exists():
-                    (self.folder / 'STOP').unlink()
+                if (self.folder / STOP_REQUEST).exists():
+                    (self.folder / STOP_REQUEST).unlink()
                     return self.write_state('stopped')
         self.write_state('finished')
 

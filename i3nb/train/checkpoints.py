@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from ..base.commands import I3Error
-from ..base.files import write_atomic
+from ..base.files import CHECKPOINTS, MANIFEST_FILE, STATE_FILE, STEP_FOLDERS, WEIGHTS_FILE, write_atomic
 from ..core import I3Config
 from ..model import save_tensors
 
@@ -41,14 +41,14 @@ def _write_files(
     state: dict,
 ):
     "Write the files of a checkpoint; the manifest comes last."
-    save_tensors(weights, folder / 'model.safetensors')
-    with open(folder / 'state.pt', 'wb') as f:
+    save_tensors(weights, folder / WEIGHTS_FILE)
+    with open(folder / STATE_FILE, 'wb') as f:
         torch.save(state, f)
         f.flush()
         os.fsync(f.fileno())
     files = {p.name: dict(bytes=p.stat().st_size, crc32=checksum(p)) for p in folder.iterdir()}
     manifest = dict(format=1, step=step, config=cfg.to_dict(), files=files)
-    write_atomic(folder / 'manifest.json', json.dumps(manifest, indent=1))
+    write_atomic(folder / MANIFEST_FILE, json.dumps(manifest, indent=1))
     os.chmod(folder, 0o755)
 
 
@@ -61,7 +61,7 @@ def save_checkpoint(
     keep: int = 2,  # how many checkpoints stay
 ) -> Path:
     "Write `checkpoints/step-…` so that it is whole or not there."
-    folder = Path(run) / 'checkpoints'
+    folder = Path(run) / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
     final, unfinished = folder / f'step-{step:06d}', Path(tempfile.mkdtemp(dir=folder, prefix='.saving-'))
     try:
@@ -95,7 +95,7 @@ def _shape_of(cfg: I3Config) -> I3Config:
 def _read_manifest(path: Path) -> dict:
     "The manifest of a checkpoint; raises `I3Error` with the reason where there is none that this version reads."
     try:
-        manifest = json.loads((path / 'manifest.json').read_text())
+        manifest = json.loads((path / MANIFEST_FILE).read_text())
     except (OSError, ValueError):
         raise I3Error('it has no readable manifest.json') from None
     if not isinstance(manifest, dict) or manifest.get('format') != 1:
@@ -134,7 +134,7 @@ def last_good_checkpoint(
     say=print,  # called with a line for every refusal
 ):  # (path, manifest), or None
     "The newest checkpoint of a run that is whole and fits."
-    for path in sorted(Path(run).glob('checkpoints/step-*'), reverse=True):
+    for path in sorted(Path(run).glob(STEP_FOLDERS), reverse=True):
         try:
             return path, check_checkpoint(path, cfg)
         except I3Error as e:

@@ -10,6 +10,7 @@ import contextlib
 import time
 from pathlib import Path
 from typing import NamedTuple
+from ..base.files import SAMPLE_REQUEST
 from .processes import World
 from .run_folder import take_request
 from .settings import TrainSettings
@@ -72,5 +73,5 @@ class Agenda:
         mine = Due()
         if self.world.first:
             evaluation, checkpoint = self.evaluations.due(step), self.checkpoints.due(step)
-            mine = Due(work_done >= 1, evaluation, checkpoint, take_request(self.run / 'SAMPLE'))
+            mine = Due(work_done >= 1, evaluation, checkpoint, take_request(self.run / SAMPLE_REQUEST))
         return Due(*(x > 0 for x in self.world.sum(*map(float, mine))))

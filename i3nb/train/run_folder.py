@@ -14,7 +14,7 @@ import socket
 import time
 from pathlib import Path
 from ..base.commands import I3Error
-from ..base.files import write_atomic
+from ..base.files import SAMPLES_FILE, STATUS_FILE, write_atomic
 
 # %% ../../nbs/train/04_run_folder.ipynb #v9467
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def take_request(path: Path) -> bool:
 
 def write_status(run: Path, **facts) -> dict:
     "Update `run.json` with `facts`; returns all that it says."
-    path = Path(run) / 'run.json'
+    path = Path(run) / STATUS_FILE
     before = json.loads(path.read_text()) if path.is_file() else {}
     write_atomic(path, json.dumps({**before, **facts}, indent=1) + '\n')
     return {**before, **facts}
@@ -66,7 +66,7 @@ def append_story(
     **line,  # step, prompt, text, elapsed_s
 ):
     "Append a story to `samples.jsonl`."
-    with open(Path(run) / 'samples.jsonl', 'a') as f:
+    with open(Path(run) / SAMPLES_FILE, 'a') as f:
         f.write(json.dumps(line) + '\n')
 
 # %% ../../nbs/train/04_run_folder.ipynb #t5325

@@ -27,8 +27,9 @@ def agreed_precision(
     asked: str = 'auto',  # 'auto', 'fp32', 'bf16' or 'fp16'
 ) -> str:
     "Process 0's choice of a precision."
-    mine = PRECISIONS.index(pick_precision(world.device, asked))
-    return PRECISIONS[int(world.from_first(mine)[0])]
+    names = list(PRECISIONS)  # processes exchange numbers only
+    mine = names.index(pick_precision(world.device, asked))
+    return names[int(world.from_first(mine)[0])]
 
 # %% ../../nbs/train/12_setup.ipynb #w2311
 def open_batches(
@@ -63,7 +64,7 @@ def build_model(
     device: torch.device,  # of the weights
 ) -> tuple:  # model, optimizer
     "Model and optimizer, with all their states. Raises `I3Error` where they do not fit."
-    lean = dict(state_dtype=torch.bfloat16, by_block=True) if settings.memory == 'small' else {}
+    lean = dict(state_dtype=torch.bfloat16, by_block=True) if settings.small_memory else {}
     try:
         model = I3Model(cfg).to(device)
         optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **lean)
@@ -83,7 +84,7 @@ def is_recorded(
     "Whether steps are recorded as CUDA graphs."
     if settings.graphs is not None:
         return settings.graphs
-    unchanging = settings.memory == 'normal' and not settings.sparsity and not cfg.checkpoint
+    unchanging = not settings.small_memory and not settings.sparsity and not cfg.checkpoint
     one_gpu = world.device.type == 'cuda' and world.size == 1
     return unchanging and one_gpu and torch.cuda.get_device_capability(world.device) >= (8, 0)
 
@@ -101,7 +102,7 @@ def make_step(
     "The kind of step that the settings ask for."
     micro = min(settings.micro_batch, settings.batch_size // world.size)
     common = dict(world=world, precision=precision, micro_batch=micro, clip=settings.clip, say=say)
-    if settings.memory == 'small':
+    if settings.small_memory:
         return SmallStep(model, optimizer, batches, **common)
     step = WholeStep(model, optimizer, batches, **common, graphs=is_recorded(model.cfg, settings, world))
     optimizer.share(world.rank, world.size, agreed_precision(world))

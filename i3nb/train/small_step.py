@@ -163,16 +163,11 @@ def head_step(
     return HeadResult(loss, x.grad, norm, move)
 
 
-def _has(optimizer, p) -> bool:
-    "Whether an optimizer moves the parameter `p`."
-    return any(p is q for g in optimizer.param_groups for q in g['params'])
-
-
 @patch
 def _head_matrix(self: SmallStep, sliced: SlicedHead, g, move: bool) -> tuple:
     "Take the step of the head's matrix if `move`; adds to `g` (n, d). Gives `g`, and the norm of the matrix' gradient."
     head, squares = sliced.head, 0.0
-    optimizer = next(o for o in self.optimizer.stages['head'] if _has(o, head.weight))
+    optimizer = self.optimizer.row_optimizer(head.weight)
     factor = min(1.0, self.clip / (self.last_norm or 1e-9))
     if move:
         optimizer.begin_rows(head.weight)

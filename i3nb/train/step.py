@@ -118,11 +118,11 @@ def until_it_fits(
             )
         if not self.world.any(full):
             return out
-        self.halve()
+        self.halve_micro_batch()
 
 
 @patch
-def halve(self: TrainingStep):
+def halve_micro_batch(self: TrainingStep):
     "Begin the step again in half as large pieces."
     self.forget_gradients()
     if self.device.type == 'cuda':
