@@ -14,7 +14,7 @@ bin := $(VENV)/bin
 env := @sh .ci/env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test versions export format clean-nbs readme docs kaggle kernel-test lab
+.PHONY: help env train check test versions export format clean-nbs readme docs kaggle kernel-test lab
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,10 @@ env: ## make the environment in .venv
 train: ## train a small model for three minutes, plot its loss, let it write a story
 	$(env) dev
 	$(bin)/i3nb_train --preset $(PRESET) --data $(DATA) --minutes $(MINUTES) --out $(OUT) $(ARGS)
+
+check: ## only the checks of `make test`: style, imports, and that everything is in step; seconds
+	$(env) dev
+	@$(bin)/python .ci/test.py --checks
 
 test: ## check style, imports, and that export, clean and README are in step; then run every notebook (NB=05 for one)
 	$(env) dev

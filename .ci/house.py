@@ -87,6 +87,30 @@ def check_modules() -> list:
     return found
 
 
+def shelf() -> dict:
+    "SHELF of base/forms.py: {operation: the modules that it names, for any kind of device}."
+    tree = ast.parse((LIB / 'base' / 'forms.py').read_text(encoding='utf-8'))
+    (table,) = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == 'SHELF']
+    found = {}
+    for operations in ast.literal_eval(table).values():
+        for op, modules in operations.items():
+            found.setdefault(op, set()).update(modules)
+    return found
+
+
+def check_shelf() -> list:
+    "A kernel that registers a form of an operation is named under it in SHELF; else nobody would ever import it."
+    found, named = [], shelf()
+    for path in sorted((LIB / 'kernels').glob('*.py')):
+        module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'form':
+                op = ast.literal_eval(node.args[0])
+                if module not in named.get(op, ()):
+                    found.append(f'{path.relative_to(ROOT)}:{node.lineno} registers a form of {op!r}: name it in SHELF')
+    return found
+
+
 LINK = re.compile(r'\]\(([^)#\s]+)|(?:href|src)=\\?"([^"#\\]+)')
 
 
@@ -160,7 +184,7 @@ def check_sizes() -> list:
 
 
 def main() -> int:
-    complaints = check_modules() + check_links() + check_next() + check_figures() + check_sizes()
+    complaints = check_modules() + check_shelf() + check_links() + check_next() + check_figures() + check_sizes()
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))
 

@@ -355,6 +355,7 @@ def main():
         type=os.path.abspath,
         help="the Python that runs the notebooks; it needs the library's requirements and no nbdev",
     )
+    parser.add_argument('--checks', action='store_true', help='only the checks, which take seconds; no notebook')
     parser.add_argument('--report', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.report:
@@ -362,6 +363,8 @@ def main():
     board, started, paths = Board(), time.time(), find_notebooks(args.patterns)
     if not args.patterns:
         run_checks(board)
+    if args.checks:
+        return board.close(time.time() - started)
     if paths:
         run_notebooks(paths, args, board)
     else:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from .base.commands import HELP_WORDS, I3Error, one_of
 from .base.devices import dtype_of
-from .core import Kind, kinds_of
+from .core import ROLES, Kind, kinds_of
 from .muon import POLAR, Muon
 from .optim import LeanAdamW, RowOptimizer, require_protocol
 
@@ -137,11 +137,26 @@ def _grouped(members: list, key) -> dict:
     return groups
 
 
+def _check_adamw(settings: dict):
+    "Raise `I3Error` unless a recipe has the numbers that AdamW needs, and averages that 16 bits can follow."
+    missing = [k for k in ('betas', 'weight_decay') if k not in settings]
+    if missing:
+        recipe, lacks = settings['recipe'], ' and '.join(missing)
+        raise I3Error(f'recipe {recipe!r} has no {lacks}, which AdamW needs for the roles that MAKERS does not name')
+    slow = settings['betas'][1]
+    if settings['state_dtype'] in (torch.bfloat16, torch.float16) and slow > 0.98:
+        recipe, steps = settings['recipe'], f'{1 / (1 - slow):.0f} steps'
+        raise I3Error(
+            f"recipe {recipe!r} averages over {steps}, too slowly for states of 16 bits; use 'muon' or 'adamw'"
+        )
+
+
 def make_adamw(
     members: list,  # of `Member`
     settings: dict,  # see `build_optimizer`
 ):
     "AdamW with decay on matrices: PyTorch's, unless the averages have a type of their own or rows come in turn."
+    _check_adamw(settings)
     decay, rate = settings['weight_decay'], settings.get('adam_lr', settings['lr'])
     groups = [
         dict(params=ps, weight_decay=decay if role in ('hidden', 'matrix') else 0.0, kind=role)
@@ -177,25 +192,21 @@ MAKERS = {'muon': {'hidden': make_muon}}  # recipe -> role -> what makes the opt
 def recipe_settings(
     recipe: str,  # a key of `RECIPES`
     lr: float | None = None,  # main rate; None: the recipe's
-    state_dtype: torch.dtype | None = None,  # of momentum and averages
     **overrides,  # other entries of the recipe
-) -> dict:
-    "The numbers of a recipe. An unknown recipe, entry or rate raises `I3Error`."
+) -> dict:  # with the recipe's name
+    "The numbers of a recipe. An unknown recipe, entry, rate or role raises `I3Error`."
     if recipe not in RECIPES:
         raise I3Error(f'recipe {recipe!r} is unknown; choose one of {", ".join(RECIPES)}')
     usual = RECIPES[recipe]
     chosen = {**usual, **overrides, **({} if lr is None else {'lr': lr})}
     if unknown := set(chosen) - set(usual):
         raise I3Error(f'recipe {recipe!r} has no {sorted(unknown)}; it has {", ".join(usual)}')
+    if unknown := set(MAKERS.get(recipe, {})) - set(ROLES):
+        raise I3Error(f'recipe {recipe!r} names the roles {sorted(unknown)} in MAKERS; there are {", ".join(ROLES)}')
     if not 0 < chosen['lr'] < math.inf:
         rate, hint = chosen['lr'], usual['lr']
         raise I3Error(f"lr={rate} is not a learning rate; give a positive number, this recipe's is {hint}")
-    if state_dtype in (torch.bfloat16, torch.float16) and chosen['betas'][1] > 0.98:
-        steps = f'{1 / (1 - chosen["betas"][1]):.0f} steps'
-        raise I3Error(
-            f"recipe {recipe!r} averages over {steps}, too slowly for states of 16 bits; use 'muon' or 'adamw'"
-        )
-    return chosen
+    return {**chosen, 'recipe': recipe}
 
 
 def stage_of(name: str) -> str:
@@ -224,7 +235,7 @@ def build_optimizer(
     **overrides,  # other entries of the recipe: adam_lr, betas, weight_decay, muon_decay
 ) -> Optimizers:
     "The optimizer of a recipe. An unknown recipe, entry or rate raises `I3Error`."
-    settings = recipe_settings(recipe, lr, state_dtype, **overrides)
+    settings = recipe_settings(recipe, lr, **overrides)
     settings.update(rounds=rounds, state_dtype=state_dtype, by_block=by_block)
     kinds = kinds_of(model)
     members = [Member(name, p, kinds[name]) for name, p in model.named_parameters() if p.requires_grad]

@@ -9,6 +9,7 @@ __all__ = ['Trainer']
 import json
 import math
 import os
+import pickle
 import sys
 import time
 from dataclasses import asdict
@@ -242,7 +243,13 @@ def resume(self: Trainer) -> bool:
         return False
     path, _ = found
     self.optimizer.forget()  # so that old and new states are never in memory together
-    self.load_state_dict(torch.load(path / STATE_FILE, map_location=self.device, weights_only=True))
+    try:
+        state = torch.load(path / STATE_FILE, map_location=self.device, weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise I3Error(
+            f'{str(path)!r} holds a state that is not plain numbers and tensors; remove it to go on before it'
+        ) from e
+    self.load_state_dict(state)
     load_into(self.model, path / WEIGHTS_FILE)
     self.say(f'going on after step {self.step}')
     return True

@@ -30,7 +30,7 @@ SHELF = {  # by the kind of device: which modules hold forms of an operation
         'gru': ('i3nb.kernels.gru_gpu',),
         'attention': ('i3nb.kernels.bands',),
         'experts': ('i3nb.kernels.experts_gpu', 'i3nb.kernels.experts_triton'),
-        'tile_ops': ('i3nb.kernels.expert_ops_gpu',),
+        'tile_ops': ('i3nb.kernels.experts_gpu', 'i3nb.kernels.expert_ops_gpu'),
         'head': ('i3nb.kernels.head_gpu',),
     },
 }
@@ -41,6 +41,7 @@ class Form(NamedTuple):
 
     run: object  # the function that computes
     serves: object  # serves(device, *case) -> bool
+    home: str  # the module of the library that it belongs to; '' for a new form of a notebook
 
 
 _FORMS = {}  # operation: {name: Form}
@@ -64,9 +65,18 @@ def form(
     "Decorate a function: it becomes a form of an operation."
 
     def register(run):
-        forms = _FORMS.setdefault(op, {})
-        if name not in forms or forms[name].run.__module__ != '__main__' or run.__module__ == '__main__':
-            forms[name] = Form(run, serves)
+        forms, module = _FORMS.setdefault(op, {}), run.__module__
+        known = forms.get(name)
+        if known is None:
+            forms[name] = Form(run, serves, '' if module == '__main__' else module)
+        elif module == '__main__':  # a notebook that is being edited uses its own, in the place of the library's
+            forms[name] = Form(run, serves, known.home)
+        elif known.run.__module__ == '__main__':
+            forms[name] = known._replace(home=module)
+        elif known.home != module:
+            raise I3Error(f'{op}: {known.home} and {module} both register the form {name!r}; rename one of them')
+        else:
+            forms[name] = Form(run, serves, module)
         return run
 
     return register
@@ -132,15 +142,22 @@ def best(
     device,  # the device it computes on
     *case,  # what else decides which form serves; each operation's chapter says what it passes
 ):  # a function
-    "The form that `using` names, else the one registered last of those that serve this device and case."
+    "The form that `using` names, else the first in order of those that serve this device and case."
     run = _named(op, using.names[op]) if op in using.names else _serving(op, device, case)
     return wrapping.wrappers[op](run) if op in wrapping.wrappers else run
 
 
+def _order(op: str, kind: str) -> list:
+    "Forms in the order in which they are asked: a notebook's own, the shelf's from its last module, the chapter's."
+    shelf = SHELF.get(kind, {}).get(op, ())
+    rank = lambda f: len(shelf) if not f.home else shelf.index(f.home) if f.home in shelf else -1
+    return sorted(reversed(_FORMS.get(op, {}).values()), key=rank, reverse=True)
+
+
 def _serving(op: str, device, case: tuple):
-    "The form registered last of those that serve."
+    "The first form in order that serves."
     load_forms(op, device.type)
-    for candidate in reversed(_FORMS.get(op, {}).values()):
+    for candidate in _order(op, device.type):
         if candidate.serves(device, *case):
             return candidate.run
     raise I3Error(f'{op}: none of the forms {", ".join(_FORMS.get(op, {})) or "(none)"} serves {device}')

@@ -120,6 +120,7 @@ class FileFormat(NamedTuple):
     read: Callable  # read(path) yields (document, bytes used)
     holds: str  # what such a file holds, for people
     check: Callable = check_text  # check(path, first bytes) raises `I3Error` where it is something else
+    version: int = 1  # to be raised when `read` gives other documents, so that prepared data are made again
 
 
 FORMATS = {  # extension: the kind of file

@@ -95,10 +95,11 @@ class Source:
 
 def sign_file(path) -> list:
     "What identifies a file: its content, or where it lies if it is large."
-    size = path.stat().st_size
+    size, known = path.stat().st_size, FORMATS.get(path.suffix.lower())
+    reader = [known.version] if known and known.version > 1 else []  # its documents are others than before
     if size > SIGN_BYTES:
-        return [str(path.resolve()), size, path.stat().st_mtime_ns]
-    return [path.suffix, size, hashlib.sha256(path.read_bytes()).hexdigest()]
+        return [str(path.resolve()), size, path.stat().st_mtime_ns, *reader]
+    return [path.suffix, size, hashlib.sha256(path.read_bytes()).hexdigest(), *reader]
 
 # %% ../../nbs/data/04_sources.ipynb #c041
 def _cut_weight(part):

@@ -107,8 +107,10 @@ def check_same(
     now: dict,  # what is asked for
     run,  # its folder, for the message
 ):
-    "Raise `I3Error` if values of a run have changed; it names them all."
-    changed = [k for k, v in now.items() if before.get(k, v) != v]
+    "Raise `I3Error` if values of a run have changed; it names them all. What an old run does not name had its default."
+    usual = {f.name: f.default for f in fields(TrainSettings) if f.default is not None}
+    before = {**{k: usual.get(k, v) for k, v in now.items()}, **before}
+    changed = [k for k, v in now.items() if before[k] != v]
     if changed:
         was, now_is = (', '.join(f'{k}={str(values[k])[:12]}' for k in changed) for values in (before, now))
         same = 'the same value' if len(changed) == 1 else 'the same values'
