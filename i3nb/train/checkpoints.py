@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 import zlib
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -52,21 +53,21 @@ def _write_files(
     os.chmod(folder, 0o755)
 
 
-_PLAIN = (int, float, str, bool, type(None), torch.Tensor)
+_PLAIN = int, float, str, bool, type(None), torch.dtype, torch.device  # beside tensors; `weights_only` reads them
 
 
 def check_state(
     state,  # what is to be saved
     name: str = 'state',  # where it stands, for the message
 ):
-    "Raise `I3Error` for what could be written but not read back: only plain numbers, strings, lists, dicts and tensors."
-    if type(state) in (list, tuple, dict):
+    "Raise `I3Error` for what could be written but not read back; numbers, strings, lists, dicts and tensors can."
+    if type(state) in (list, tuple, dict, OrderedDict, torch.Size):
         inside = state.items() if isinstance(state, dict) else enumerate(state)
         for key, value in inside:
             check_state(value, f'{name}[{key!r}]')
     elif type(state) not in _PLAIN and not isinstance(state, torch.Tensor):
-        kind = type(state).__name__
-        raise I3Error(f'checkpoint: {name} is a {kind}, which cannot be read back; make it a number or a string')
+        kind, remedy = type(state).__name__, 'make it a number or a string'
+        raise I3Error(f'checkpoint: {name} is a {kind}, which cannot be read back; {remedy}')
 
 
 def save_checkpoint(
