@@ -113,7 +113,7 @@ def padded_head(
     padded[: len(W)] = W.detach()
     return padded, F.pad(bias.detach(), (0, empty), value=float('-inf'))
 
-
+# %% ../nbs/07_model.ipynb #y0345
 class _LinearCrossEntropy(Function):
     "Mean cross-entropy of `x @ W.T + bias`, a slice of tokens at a time; gradients are made in the forward pass."
 
@@ -176,7 +176,7 @@ class I3Output:
         "(b, t, v) scores of the next token."
         return self.head(self.hidden)
 
-
+# %% ../nbs/07_model.ipynb #y9254
 class I3Model(nn.Module):
     "The i3 language model (i3-300M paper, section 2; i3-RedHerring, section 2)."
 
@@ -312,7 +312,7 @@ def load_tensors(path: Path) -> dict:
     except (SafetensorError, ValueError) as e:
         raise I3Error(f'{str(path)!r} is not a whole safetensors file ({e}); restore it or train again') from e
 
-
+# %% ../nbs/07_model.ipynb #y4371
 @patch
 def save_pretrained(self: I3Model, folder):
     "Write `config.json` and `model.safetensors` into `folder`."

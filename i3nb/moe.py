@@ -182,7 +182,7 @@ class TorchOps:
         dy[pos] = (dout * weights.unsqueeze(-1)).to(y.dtype)
         return dy, (dout * y[pos]).sum(-1, dtype=weights.dtype)
 
-
+# %% ../nbs/06_moe.ipynb #y1223
 @form('expert_ops', 'torch')
 def torch_ops(
     dtype: torch.dtype,  # of the products
@@ -236,7 +236,7 @@ class ExpertFFN(torch.autograd.Function):
         _backward_of_experts(ops, of_experts, acts, (w1.to(xs.dtype), w2.to(xs.dtype)), grads)
         return None, None, ops.gather_backward(dxs, pos, ctx.x_dtype), dweights, *grads
 
-
+# %% ../nbs/06_moe.ipynb #y1138
 def _backward_of_experts(
     ops,  # the small operations
     of_experts,  # for each expert: its rows (rows, d), their results' gradient, and where the rows' own belongs
@@ -257,7 +257,7 @@ def _backward_of_experts(
         grads.w1[e] = x.t() @ da
         torch.mm(da, w1[e].t(), out=dx)
 
-
+# %% ../nbs/06_moe.ipynb #y1145
 def default_tile(dtype: torch.dtype) -> int:
     "What groups are rounded up to for products of this type, see `round_rows`: 128 for 16 bits, else nothing."
     return 1 if dtype.itemsize > 2 else 128

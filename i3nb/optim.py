@@ -92,7 +92,7 @@ class RowOptimizer(PartOptimizer, Protocol):
     ):
         "The step of some rows of `p`, whose gradient is `grad`, clipped and unscaled."
 
-
+# %% ../nbs/09_optim.ipynb #y9203
 class ModelOptimizer(Protocol):
     "The optimizers of a whole model, as the trainer holds them."
 
@@ -285,7 +285,7 @@ class LeanAdamW(PlainOptimizer):
         averages = state['exp_avg'][rows], state['exp_avg_sq'][rows]
         _adam_rows(p[rows], grad, *averages, state['step'], group)
 
-
+# %% ../nbs/09_optim.ipynb #y2076
 def _adam_rows(weights, grad, mean, square, step: int, group: dict):
     "AdamW for some rows of a parameter; all four tensors have one shape."
     (b1, b2), lr = group['betas'], group['lr']

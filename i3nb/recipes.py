@@ -26,7 +26,7 @@ def _make_torch_states(opt: torch.optim.AdamW):
                 mean, square = (torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2))
                 opt.state[p] = dict(step=step, exp_avg=mean, exp_avg_sq=square)
 
-
+# %% ../nbs/11_recipes.ipynb #y0833
 class Optimizers:
     "Several optimizers behind the interface of one; a `ModelOptimizer`."
 
@@ -120,7 +120,7 @@ RECIPES = {
 }
 HELP_WORDS['recipes'] = lambda: one_of(RECIPES)
 
-
+# %% ../nbs/11_recipes.ipynb #y9677
 class Member(NamedTuple):
     "A parameter on its way to an optimizer."
 
@@ -167,7 +167,7 @@ def make_adamw(
     fused = all(m.p.device.type in ('cpu', 'cuda') for m in members)
     return torch.optim.AdamW(groups, lr=rate, betas=settings['betas'], fused=fused)
 
-
+# %% ../nbs/11_recipes.ipynb #y6300
 def make_muon(
     members: list,  # of `Member`
     settings: dict,  # see `build_optimizer`

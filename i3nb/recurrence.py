@@ -146,7 +146,7 @@ class HybridState(NamedTuple):
     conv: torch.Tensor  # (b, d_conv-1, c) last inputs of the convolution
     ssm: torch.Tensor  # (b, c, n) scan state
 
-
+# %% ../nbs/04_recurrence.ipynb #y9411
 class GRUMambaHybrid(nn.Module):
     "GRU gating feeding Mamba dynamics (i3-300M paper, section 2.1; i3-RedHerring, section 2.1)."
 

@@ -9,7 +9,6 @@ __all__ = ['Trainer']
 import json
 import math
 import os
-import pickle
 import sys
 import time
 from dataclasses import asdict
@@ -23,7 +22,6 @@ from .base.devices import has_precision, seed_all
 from i3nb.base.files import (
     METRICS_FILE,
     SETTINGS_FILE,
-    STATE_FILE,
     STEP_FOLDERS,
     STOP_REQUEST,
     WEIGHTS_FILE,
@@ -38,7 +36,14 @@ from .monitor.metrics import PplMeter
 from .monitor.telemetry import Telemetry
 from .optim import lr_scale
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
-from .train.checkpoints import last_good_checkpoint, load_into, random_state, restore_random_state, save_checkpoint
+from i3nb.train.checkpoints import (
+    last_good_checkpoint,
+    load_into,
+    random_state,
+    read_state,
+    restore_random_state,
+    save_checkpoint,
+)
 from .train.evaluate import evaluate
 from .train.memory import return_memory
 from .train.pace import Agenda
@@ -188,7 +193,7 @@ def _fixed(self: Trainer) -> dict:
     resolved = dict(seq_len=self.batches.t, sparse=bool(self.sparsity), tokenizer=self.data.tokenizer.fingerprint)
     return {k: getattr(self.settings, k) for k in FIXED} | resolved
 
-
+# %% ../nbs/13_trainer.ipynb #y6236
 @patch
 def load_state_dict(self: Trainer, state: dict):
     "Go on where `state` was taken; raises `I3Error` where a setting that must stay has changed."
@@ -216,7 +221,7 @@ def _check_precision(self: Trainer, before: str):
         )
     self.say(f'the run was computed in {before} until now; on this machine it goes on in {self.precision}')
 
-
+# %% ../nbs/13_trainer.ipynb #y8207
 @patch
 def save(self: Trainer):
     "Write a checkpoint, by process 0; a disk that refuses is reported, and the last good checkpoint stays."
@@ -243,13 +248,7 @@ def resume(self: Trainer) -> bool:
         return False
     path, _ = found
     self.optimizer.forget()  # so that old and new states are never in memory together
-    try:
-        state = torch.load(path / STATE_FILE, map_location=self.device, weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise I3Error(
-            f'{str(path)!r} holds a state that is not plain numbers and tensors; remove it to go on before it'
-        ) from e
-    self.load_state_dict(state)
+    self.load_state_dict(read_state(path, self.device))
     load_into(self.model, path / WEIGHTS_FILE)
     self.say(f'going on after step {self.step}')
     return True
@@ -372,7 +371,7 @@ def _loop(self: Trainer, metrics, stop) -> dict:
         self.save()
     return row if stop.asked else self._last_evaluation(metrics, row)
 
-
+# %% ../nbs/13_trainer.ipynb #y8355
 @patch
 def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
     "Validation figures if asked for, and a story: written by the last process while the others go on."
@@ -399,7 +398,7 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
         metrics.write(**row)
     return row
 
-
+# %% ../nbs/13_trainer.ipynb #y8749
 @patch
 def _check_progress(self: Trainer):
     "End a run whose numbers stay infinite, without touching its checkpoints."

@@ -36,7 +36,7 @@ def _environment() -> dict:
     here = str(Path(i3nb.__file__).resolve().parent.parent)
     return {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [here, os.environ.get('PYTHONPATH')]))}
 
-
+# %% ../../nbs/bench/05_child.ipynb #y1154
 def _outcome(lines, seen) -> dict | None:
     "What the child's lines end with; None if it died without a last line."
     for line in lines:
@@ -54,7 +54,7 @@ def _death(status: int, said: str) -> str:
         return f'was killed by signal {-status}; the machine may be short of memory'
     return f'failed: {(said.strip().splitlines() or ["no message"])[-1]}'
 
-
+# %% ../../nbs/bench/05_child.ipynb #y8780
 def in_child(
     job: str,  # 'module:function'
     spec: dict,  # its argument; plain JSON

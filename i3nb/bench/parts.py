@@ -32,7 +32,7 @@ class Stopwatch:
             self.seconds[self.now] = self.seconds.get(self.now, 0.0) + t - self.since
         self.now, self.since = part, t
 
-
+# %% ../../nbs/bench/03_parts.ipynb #y9975
 class _Mark(torch.autograd.Function):
     "Identity that switches the watch on the way forward and on the way back."
 
@@ -101,7 +101,7 @@ def component_methods(model: I3Model):
     for block in model.blocks:
         yield block.moe, 'forward', 'experts'
 
-
+# %% ../../nbs/bench/03_parts.ipynb #y0612
 @contextmanager
 def timed_parts(
     model: I3Model,  # whose components are followed

@@ -45,7 +45,7 @@ PEERS = {  # a type that `transformers` knows: its shape, and what is smaller in
 }
 PEER_MICRO = {'mamba': 2, 'jamba': 4}  # sequences at once: their states in plain PyTorch need gigabytes a sequence
 
-
+# %% ../../nbs/bench/01_peers.ipynb #y1132
 def build_peer(
     name: str,  # a key of `PEERS`, or with `-tiny`
     vocab_size: int,  # v

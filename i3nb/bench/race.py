@@ -132,7 +132,7 @@ class Race:
             tell(share=self.done, step=self.step, loss=loss, val_ppl=last)
         return self.points
 
-
+# %% ../../nbs/bench/07_race.ipynb #y2247
 def run_entry(spec: dict) -> dict:
     "What a child process does for an entry: train for `seconds`; the points of its curve."
     seed_all(spec['seed'])

@@ -48,7 +48,7 @@ def _measured_steps(c: Contender, x, y, spec: dict) -> tuple:
             tell(step=seconds[-1])
     return seconds, rows
 
-
+# %% ../../nbs/bench/06_rows.ipynb #y4187
 def measure_row(spec: dict) -> dict:
     "What a child process does for a row."
     seed_all(spec['seed'])
@@ -122,7 +122,7 @@ def _visit(name: str, spec: dict, bar) -> dict:
     finally:
         bar.update(before + spec['steps'] - bar.n)
 
-
+# %% ../../nbs/bench/06_rows.ipynb #y7741
 def make_row(
     name: str,
     runs: list,  # of one contender, as `_row` returns them

@@ -215,7 +215,7 @@ def _pad_group(docs, eot_id):
         x[row, 1 : len(doc)] = y[row, : len(doc) - 1]
     return x, y
 
-
+# %% ../../nbs/data/08_batches.ipynb #y1846
 def eval_groups(
     sizes: list,  # tokens of each document
     batch_tokens: int,  # b·t at most, unless a single row is longer

@@ -115,7 +115,7 @@ def check_plan(plan: TrainPlan) -> Check:
     where = f'{n} card{"s" if n > 1 else ""}' if plan.cards else 'the CPU'
     return Check(what='plan', found='; '.join([f'{plan.preset} on {where}', *plan.reasons]))
 
-
+# %% ../../nbs/machine/07_checks.ipynb #y7590
 def check_memory(
     facts: Facts,  # what the machine has
     plan: TrainPlan,  # what is planned for it

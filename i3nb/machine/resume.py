@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 import torch
 from ..base.commands import I3Error, options
-from ..base.files import CHECKPOINTS, METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE, STATE_FILE, read_json, write_atomic
+from ..base.files import CHECKPOINTS, METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE, read_json, write_atomic
 from ..core import I3Config
-from ..train.checkpoints import check_checkpoint, last_good_checkpoint
+from ..train.checkpoints import check_checkpoint, last_good_checkpoint, read_state
 from ..train.settings import FIXED, TrainSettings
 
 # %% ../../nbs/machine/11_resume.ipynb #c069
@@ -86,7 +86,7 @@ def earlier_minutes(folder) -> float:
     good = _own_checkpoint(folder)
     if not good:
         return 0.0
-    state = torch.load(good[0] / STATE_FILE, map_location='cpu', weights_only=True, mmap=True)
+    state = read_state(good[0], mmap=True)
     return float((state.get('telemetry') or {}).get('elapsed_s') or 0.0) / 60
 
 

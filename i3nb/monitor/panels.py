@@ -103,7 +103,7 @@ def panel_speed(
     ax.yaxis.set_major_formatter(EngFormatter(sep=''))
     ax.set_title('Tokens per second', loc='left')
 
-
+# %% ../../nbs/monitor/08_panels.ipynb #y9835
 def panel_memory(
     ax,  # matplotlib axes
     c,  # the rows as columns: name -> (rows,) array, NaN where unknown
@@ -138,7 +138,7 @@ def panel_vram(
     else:
         ax.set_title(f'Memory (GB), of {total:.0f}', loc='left')
 
-
+# %% ../../nbs/monitor/08_panels.ipynb #y3598
 def _sensor_panel(key: str, title: str, top=None):
     "A panel of one reading, from zero."
 

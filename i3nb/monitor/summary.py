@@ -25,7 +25,7 @@ def _latest(rows: list, key: str, n=1):
     known = [v for r in rows[-n - 20 :] if (v := usable_number(r.get(key))) is not None][-n:]
     return sum(known) / len(known) if known else None
 
-
+# %% ../../nbs/monitor/11_summary.ipynb #y3647
 def _progress_facts(view: RunView) -> dict:
     "How far the run is."
     out = {}

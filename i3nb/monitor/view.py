@@ -94,7 +94,7 @@ def run_name(file: Path) -> str:
     "The name of the run that a metrics file belongs to: its folder's, or that of a file with a name of its own."
     return file.parent.resolve().name if file.name == METRICS_FILE else file.stem
 
-
+# %% ../../nbs/monitor/06_view.ipynb #y8336
 class RunView:
     "A run folder as it is at the last `read()`; reading again costs only what is new."
 
@@ -151,7 +151,7 @@ class RunView:
         except OSError:
             return 0.0
 
-
+# %% ../../nbs/monitor/06_view.ipynb #y1701
 def load_rows(
     run,  # a run folder, a metrics file, rows, or a `RunView`
 ) -> tuple:  # (name, rows)

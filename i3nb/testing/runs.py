@@ -36,7 +36,7 @@ TOY_CONFIG = I3Config(
     context=32,
 )
 
-
+# %% ../../nbs/testing/03_runs.ipynb #y4086
 class ToyRun:
     "Trains a tiny i3 on a made-up language into a run folder, as the trainer would."
 

@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
 class GPUFull(I3Error):
     "A GPU ran out of memory where nothing can be tried again."
 
-
+# %% ../../nbs/train/09_step.ipynb #y1727
 class TrainingStep:
     "What both kinds of step share."
 
