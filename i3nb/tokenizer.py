@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .base.commands import I3Error
-from .base.files import TOKENIZER_FILE, write_atomic
+from .base.files import TOKENIZER_FILE, load_json, write_atomic
 from .base.forms import CPU, best, by_name_only, form
 from .chunks import BLOCK, SEGMENT, blocks, cut, piece_counter, segments_ref, select, to_bytes
 from .core import I3Config
@@ -381,7 +381,7 @@ def read_rules(
 ) -> dict:
     "Read and check a tokenizer file; every fault is an `I3Error` that names the file."
     try:
-        d = json.loads(path.read_text(encoding='utf-8'))
+        d = load_json(path)
     except FileNotFoundError:
         raise I3Error(f'{path} does not exist; {REMEDY}') from None
     except OSError as e:
@@ -391,7 +391,7 @@ def read_rules(
     if not isinstance(d, dict) or d.get('format') != FORMAT:
         raise I3Error(f'{path} is not a {FORMAT} file; {REMEDY}')
     if d.get('version') != VERSION:
-        found = f'{path} has version {d.get("version")!r}, this program reads {VERSION}'
+        found = f'{path} has version {d.get("version")!r:.20}, this program reads {VERSION}'
         raise I3Error(f'{found}; install the i3nb that wrote it')
     if not is_vocabulary(d) or not isinstance(d.get('case_markers'), bool):
         raise I3Error(f'{path} is damaged (its vocabulary is not a list of distinct chunks); {REMEDY}')

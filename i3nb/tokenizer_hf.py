@@ -37,7 +37,7 @@ def to_hf(
 ):  # transformers.PreTrainedTokenizerFast
     "A tokenizer for `transformers`, with the same ids."
     if tok.case_markers:
-        raise I3Error('case_markers=True cannot be expressed in Hugging Face tokenizers; train without case markers')
+        raise I3Error('case_markers=True cannot be expressed in Hugging Face tokenizers; train without --keep_case')
     try:
         from tokenizers import Regex, Tokenizer, decoders, models, normalizers
         from tokenizers import pre_tokenizers as pre

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRICS_FILE', 'SAMPLES_FILE', 'SETTINGS_FILE', 'STATUS_FILE',
            'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'MANIFEST_FILE', 'STOP_REQUEST', 'SAMPLE_REQUEST',
-           'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'write_atomic', 'read_json']
+           'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'write_atomic', 'load_json', 'read_json']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
 import json
@@ -35,10 +35,18 @@ def write_atomic(
     return path
 
 # %% ../../nbs/base/02_files.ipynb #files2
+def load_json(path):  # whatever the file holds: an object, a list, a number …
+    "The JSON value in a file. Raises `ValueError` where there is none, or one that is nested too deeply to be read."
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except RecursionError:
+        raise ValueError('it is nested too deeply') from None
+
+
 def read_json(path) -> dict:
     "The JSON object in a file; {} where there is no such file, or no object in it (yet)."
     try:
-        found = json.loads(Path(path).read_text())
+        found = load_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ import torch
 from fastcore.basics import patch
 from ..base.commands import I3Error
 from .shards import Prepared, TokenStream
+from .sources import MOST_WEIGHT
 
 # %% ../../nbs/data/08_batches.ipynb #c091
 MASK_64 = (1 << 64) - 1
@@ -108,7 +109,7 @@ class Batches:
                     f'data: {s.name!r} has {len(s)} tokens, less than one sequence of {self.t} + 1; '
                     'give more text or a smaller --seq_len'
                 )
-        if len(weights) != len(self.streams) or min(weights) <= 0:
+        if len(weights) != len(self.streams) or not all(0 < w <= MOST_WEIGHT for w in weights):
             raise I3Error(f'data: weights={list(weights)} must be {len(self.streams)} positive numbers, one a source')
 
     def locate(
@@ -178,12 +179,17 @@ def state_dict(self: Batches) -> dict:
 @patch
 def load_state_dict(self: Batches, state: dict):
     "Continue at the saved position. Raises `I3Error` where data or settings are others."
-    for k, v in self.identity().items():
-        if state.get(k) != v:
-            raise I3Error(
-                f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={v}; '
-                'use the same data and settings, or another --out'
-            )
+    changed = [k for k, v in self.identity().items() if state.get(k) != v]
+    if changed and set(changed) <= {'tokens', 'order'}:
+        raise I3Error(
+            'data: the checkpoint was made with other data, or with other weights of the sources; '
+            'use the same --data, or another --out'
+        )
+    for k in changed[:1]:
+        raise I3Error(
+            f'data: the checkpoint was made with {k}={state.get(k)}, this run has {k}={self.identity()[k]}; '
+            'use the same data and settings, or another --out'
+        )
     self.next = state['step']
 
 # %% ../../nbs/data/08_batches.ipynb #c109
