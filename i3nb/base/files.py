@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRICS_FILE', 'SAMPLES_FILE', 'SETTINGS_FILE', 'STATUS_FILE',
            'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'MANIFEST_FILE', 'STOP_REQUEST', 'SAMPLE_REQUEST',
-           'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'write_atomic', 'load_json', 'read_json']
+           'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'write_atomic', 'checksum', 'load_json', 'read_json']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
 import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 # %% ../../nbs/base/02_files.ipynb #c009
@@ -33,6 +34,15 @@ def write_atomic(
         Path(tmp).unlink(missing_ok=True)
         raise
     return path
+
+# %% ../../nbs/base/02_files.ipynb #ca74a8c
+def checksum(path) -> int:
+    "CRC-32 of a file."
+    crc = 0
+    with open(path, 'rb') as f:
+        while block := f.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 # %% ../../nbs/base/02_files.ipynb #files2
 def load_json(path):  # whatever the file holds: an object, a list, a number …

@@ -20,11 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tqdm import tqdm
 from ..base.commands import I3Error
-from ..base.files import write_atomic
 from ..core import I3Config
 from .formats import check_file
 from .hub import HUB
-from .shards import LAYOUT, Prepared, ShardWriter, cache_dir
+from .shards import LAYOUT, Prepared, ShardWriter, cache_dir, told, write_meta
 from .sources import Source, folder_files, open_sources, resolve_spec
 from .split import Splitter
 from ..tokenizer import VERSION, ChunkTokenizer
@@ -35,24 +34,29 @@ class DataPlan:
     "Everything that decides what `prepare` writes."
 
     spec: str  # the resolved data spec
+    val_spec: str | None  # the same for validation
     sources: list  # training sources
     val_sources: list  # validation sources, empty for a split by hash
     val_fraction: float  # share of documents that the hash sends to validation
     tokenizer: ChunkTokenizer | None  # None: train one
     vocab_size: int  # for that training
+    keep_case: bool  # that tokenizer marks capitals
     seed: int  # of the split and the grammar
     max_mb: float | None  # text read from each source at most, 10^6 characters
     tokenizer_mb: float  # text the tokenizer is trained on at most
     shard_tokens: int  # ids in a shard
 
-    def fingerprint(self) -> str:
+    def fingerprint(
+        self,
+        layout: int = LAYOUT,  # of the files
+    ) -> str:
         "A hash of all that decides the result."
         if self.tokenizer:
             tokenizer = self.tokenizer.fingerprint
         else:
-            tokenizer = [self.vocab_size, self.tokenizer_mb, VERSION]
+            tokenizer = [self.vocab_size, self.tokenizer_mb, VERSION] + ['keep_case'] * self.keep_case
         key = [
-            LAYOUT,
+            layout,
             [s.signature() for s in self.sources],
             [s.signature() for s in self.val_sources],
             self.val_fraction,
@@ -62,6 +66,13 @@ class DataPlan:
             self.shard_tokens,
         ]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    def asked(self) -> dict:
+        "What the user says of the data and the tokens do not depend on."
+        licence = lambda name: HUB[name].licence if name in HUB else None
+        about = lambda parts: [dict(name=s.name, weight=s.weight, licence=licence(s.name)) for s in parts]
+        val = self.val_sources or self.sources
+        return dict(spec=self.spec, val_spec=self.val_spec, sources=about(self.sources), val=about(val))
 
     @property
     def synthetic(self) -> bool:
@@ -91,12 +102,15 @@ def plan_data(
         raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
     if max_mb is not None and max_mb <= 0:
         raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
+    if others['tokenizer'] and others['keep_case'] > others['tokenizer'].case_markers:
+        raise I3Error('data: the given tokenizer does not keep case; leave out --keep_case, or train a tokenizer')
     sources = open_sources(spec)
     val = open_sources(val_spec) if val_spec else [own_validation(s) for s in sources]
     if not all(val) or (not val_spec and not val_fraction):
         val = []
     fraction = 0.0 if val else float(val_fraction)
-    return DataPlan(spec=spec, sources=sources, val_sources=val, val_fraction=fraction, max_mb=max_mb, **others)
+    others |= dict(val_sources=val, val_fraction=fraction, max_mb=max_mb)
+    return DataPlan(spec=spec, val_spec=val_spec, sources=sources, **others)
 
 # %% ../../nbs/data/07_preparation.ipynb #c068
 def _training_texts(plan, split, bar):
@@ -141,7 +155,8 @@ def train_tokenizer(
         first = next(texts, None)
         if first is None:
             raise _nothing_left(plan.sources[0].name, split)
-        return ChunkTokenizer.train(itertools.chain([first], texts), vocab_size=plan.vocab_size)
+        how = dict(vocab_size=plan.vocab_size, case_markers=plan.keep_case)
+        return ChunkTokenizer.train(itertools.chain([first], texts), **how)
 
 # %% ../../nbs/data/07_preparation.ipynb #c070
 GROUP = 1 << 19  # characters that are encoded at once
@@ -186,9 +201,7 @@ def encode_source(
 
 def _entry(source, writer, **more):
     "One source's line in `meta.json`."
-    licence = HUB[source.name].licence if source.name in HUB else None
-    about = dict(name=source.name, kind=source.kind, split=source.split, weight=source.weight, licence=licence)
-    return about | writer.close() | more
+    return dict(kind=source.kind, split=source.split) | writer.close() | more
 
 # %% ../../nbs/data/07_preparation.ipynb #d3453
 def build(
@@ -227,10 +240,10 @@ def check_result(
     nothing_at_all = not any(s['docs'] for s in meta['sources'])
     for i, s in enumerate(meta['sources']):
         if not s['docs'] and (nothing_at_all or plan.val_sources or not meta['val'][i]['docs']):
-            raise _nothing_left(s['name'], split)
-    for s in meta['val']:
-        if plan.val_sources and not s['docs']:
-            raise I3Error(f'data: the validation data {s["name"]!r} have no text; give other --val_data')
+            raise _nothing_left(plan.sources[i].name, split)
+    for source, s in zip(plan.val_sources, meta['val']):
+        if not s['docs']:
+            raise I3Error(f'data: the validation data {source.name!r} have no text; give other --val_data')
 
 
 def build_checked(
@@ -254,12 +267,20 @@ def _runs(pid):
 
 
 def is_complete(folder) -> bool:
-    "Whether a folder holds complete prepared data."
+    "Whether a folder holds complete prepared data, undamaged to the last byte."
     try:
-        Prepared.load(folder)
+        Prepared.load(folder).verify()
         return True
-    except (I3Error, OSError, ValueError, KeyError):
+    except (I3Error, OSError):
         return False
+
+
+def _remove(path):
+    "Remove a file or a folder."
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_killed(parent, host):
@@ -282,8 +303,8 @@ def fresh_folder(
     work.mkdir()
     try:
         yield work
-        if final.exists() and not is_complete(final):
-            shutil.rmtree(final)
+        if not is_complete(final):
+            _remove(final)
         try:
             os.rename(work, final)
         except OSError:
@@ -293,6 +314,26 @@ def fresh_folder(
         shutil.rmtree(work, ignore_errors=True)
 
 # %% ../../nbs/data/07_preparation.ipynb #c074
+def _find(
+    folder: Path,
+    plan: DataPlan,
+    fingerprint: str,  # of the plan
+    verify: bool,  # compare every byte with its checksum
+) -> Prepared | None:
+    "Prepared data that are there already; where they are damaged, say so."
+    if not folder.exists():
+        return None
+    try:
+        found = Prepared.load(folder, asked=plan.asked())
+        if found.meta['fingerprint'] != fingerprint:
+            raise I3Error(f'data: {str(folder)!r} holds other data and has to be prepared again')
+        if verify:
+            found.verify()
+        return found
+    except I3Error as e:
+        print(f'{e}; that is done now', file=sys.stderr)
+
+
 def prepare(
     spec: str,  # data spec, see [sources](04_sources.ipynb)
     tokenizer: ChunkTokenizer = None,  # None: one is trained on the training documents
@@ -306,20 +347,25 @@ def prepare(
     max_mb: float = None,  # read at most this many 10^6 characters of each source (validation: a tenth)
     tokenizer_mb: float = 50,  # train the tokenizer on at most this many 10^6 characters
     shard_tokens: int = 1 << 26,  # ids in a shard
+    keep_case: bool = False,  # the tokenizer to train marks capitals; else all text becomes lower-case
+    verify: bool = True,  # read found data once to see that they are undamaged; one process of a run is enough
 ) -> Prepared:  # open shards, ready for `Batches`
     "Turn text into memory-mapped token shards, or find those that a call with the same data and settings made."
     spec, note = resolve_spec(spec)
     if note:
         print(note, file=sys.stderr)
     limits = dict(val_fraction=val_fraction, max_mb=max_mb, tokenizer_mb=tokenizer_mb, shard_tokens=shard_tokens)
-    plan = plan_data(spec, val_spec=val_spec, tokenizer=tokenizer, vocab_size=vocab_size, seed=seed, **limits)
-    fingerprint = plan.fingerprint()
-    final = Path(out_dir or cache_dir()) / f'data-{fingerprint[:16]}'
-    if is_complete(final):
-        return Prepared.load(final)
-    about = dict(format=LAYOUT, fingerprint=fingerprint, spec=spec, val_spec=val_spec, synthetic=plan.synthetic)
+    own = dict(tokenizer=tokenizer, vocab_size=vocab_size, keep_case=keep_case, seed=seed)
+    plan = plan_data(spec, val_spec=val_spec, **own, **limits)
+    cache, fingerprint = Path(out_dir or cache_dir()), plan.fingerprint()
+    final = cache / f'data-{fingerprint[:16]}'
+    if found := _find(final, plan, fingerprint, verify):
+        return found
+    old = cache / f'data-{plan.fingerprint(LAYOUT - 1)[:16]}'
+    if old.exists():
+        print(f'data: {str(old)!r} has no checksums; prepared anew, it may be deleted', file=sys.stderr)
+    about = dict(fingerprint=fingerprint, synthetic=plan.synthetic)
     about |= dict(val_fraction=plan.val_fraction, seed=seed, max_mb=max_mb)
     with fresh_folder(final) as work:
-        meta = about | build_checked(plan, work, progress)
-        write_atomic(work / 'meta.json', json.dumps(meta, indent=1) + '\n')
-    return Prepared.load(final, reused=False)
+        write_meta(work, told(about | build_checked(plan, work, progress), plan.asked()))
+    return Prepared.load(final, reused=False, asked=plan.asked())
