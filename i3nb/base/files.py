@@ -6,7 +6,7 @@
 __all__ = ['CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRICS_FILE', 'SAMPLES_FILE', 'SETTINGS_FILE', 'STATUS_FILE',
            'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'MANIFEST_FILE', 'STOP_REQUEST', 'SAMPLE_REQUEST',
            'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'unfinished_name', 'flush_to_disk', 'replacing',
-           'write_atomic', 'scratch_folder', 'building_folder', 'read_json', 'sweep_unfinished']
+           'write_atomic', 'scratch_folder', 'building_folder', 'append_whole', 'read_json', 'sweep_unfinished']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
 import contextlib
@@ -93,6 +93,21 @@ def building_folder(
         os.rename(new, path)
         with contextlib.suppress(OSError):  # Windows opens no folders
             flush_to_disk(path.parent)
+
+# %% ../../nbs/base/02_files.ipynb #c3e3c94
+def append_whole(
+    fd: int,  # of a file that is open for appending
+    data: bytes,
+):
+    "Append all of `data`, or nothing of it and raise `OSError`."
+    size = os.fstat(fd).st_size
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, size)
+        raise
 
 # %% ../../nbs/base/02_files.ipynb #files2
 def read_json(path) -> dict:
