@@ -37,7 +37,7 @@ def process_birth(
         pass  # not Linux, or no such process
     try:
         return f'{psutil.Process(pid).create_time():.2f}'
-    except psutil.Error:
+    except (psutil.Error, OverflowError, ValueError):
         return None
 
 
