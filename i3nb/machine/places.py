@@ -8,11 +8,11 @@ __all__ = ['SESSION_HOURS', 'MARGIN_HOURS', 'Places', 'find_places', 'time_left'
 # %% ../../nbs/machine/01_places.ipynb #places1
 import os
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-import psutil
 from ..base.commands import I3Error
+from ..base.identity import process_age
+from ..base.trust import private_folder
 
 # %% ../../nbs/machine/01_places.ipynb #c006
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,18 @@ class Places:
     working: Path  # what is kept
     scratch: Path  # what is not kept
     on_kaggle: bool
+
+    def open_scratch(self) -> Path:
+        "The scratch folder, made where it is missing. Raises `I3Error` where others can write to it."
+        try:
+            return private_folder(self.scratch)
+        except I3Error as e:
+            raise I3Error(f'{e}: I3NB_SCRATCH says which') from e
+
+
+def _user_number() -> int:
+    "The number of this user; 0 on Windows, whose temporary folder is each user's own."
+    return os.getuid() if hasattr(os, 'getuid') else 0
 
 
 def find_places(
@@ -35,7 +47,7 @@ def find_places(
     defaults = dict(
         input=kaggle / 'input' if on_kaggle else 'input',
         working=kaggle / 'working' if on_kaggle else '.',
-        scratch=Path(tempfile.gettempdir()) / 'i3nb',
+        scratch=Path(tempfile.gettempdir()) / f'i3nb-{_user_number()}',
     )
     folders = {name: Path(env.get(f'I3NB_{name.upper()}') or usual).absolute() for name, usual in defaults.items()}
     return Places(**folders, on_kaggle=on_kaggle)
@@ -44,32 +56,25 @@ def find_places(
 SESSION_HOURS, MARGIN_HOURS = 12.0, 0.5
 
 
-def _session_start(
-    now: float,  # Unix seconds
+def _session_age(
     hours: float,  # that a session lasts
-) -> float:  # Unix seconds
-    "When this session began: with the container's first process."
-    try:
-        started = psutil.Process(1).create_time()
-    except psutil.Error:
-        started = 0.0
-    if 0 <= now - started < 3600 * hours:
-        return started
-    return psutil.Process().create_time()  # the machine is older than any session: count from this process
+) -> float:  # seconds
+    "How old this session is: as old as the container's first process."
+    age = process_age(1)
+    if age is not None and 0 <= age < 3600 * hours:
+        return age
+    return process_age() or 0.0  # the machine is older than any session: count from this process
 
 
 def time_left(
     on_kaggle: bool,
-    started: float = None,  # Unix seconds; default: when the container's first process began
-    now: float = None,  # Unix seconds
+    age: float = None,  # seconds; default: that of the container's first process
 ) -> float | None:  # hours; None where no limit is known
     "How much of the session is left. `I3NB_SESSION_HOURS` sets another limit than Kaggle's."
     limit = float(os.environ.get('I3NB_SESSION_HOURS') or (SESSION_HOURS if on_kaggle else 0))
     if not limit:
         return None
-    now = time.time() if now is None else now
-    started = _session_start(now, limit) if started is None else started
-    return limit - (now - started) / 3600
+    return limit - (_session_age(limit) if age is None else age) / 3600
 
 
 def training_minutes(

@@ -9,6 +9,7 @@ __all__ = ['ask_run', 'Controls']
 from pathlib import Path
 from ..base.commands import I3Error, check_choice
 from ..base.files import SAMPLE_REQUEST, STOP_REQUEST
+from ..base.trust import leave_request
 from .drawing import DisplayOptions
 from .view import RunView
 
@@ -21,7 +22,7 @@ def ask_run(
     check_choice('what', what, (STOP_REQUEST, SAMPLE_REQUEST))
     file = Path(folder) / what
     try:
-        file.touch()
+        leave_request(file)
     except OSError as e:
         raise I3Error(
             f'{str(file)!r}: cannot be made ({e.strerror or e}); is the run folder here, and writable?'

@@ -11,9 +11,9 @@ import platform
 import time
 from pathlib import Path
 import numpy as np
-import psutil
 from ..base.commands import I3Error
 from ..base.files import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE, STATUS_FILE, WEIGHTS_FILE, read_json
+from ..base.identity import process_birth, process_lives
 from ..core import I3Config
 from .log import MetricsTail
 
@@ -33,20 +33,15 @@ def largest(values) -> float:
 
 
 def process_alive(
-    info: dict,  # from run.json: `pid` and `host`
-    written: float,  # when that was written, unix seconds
+    info: dict,  # from run.json: `pid`, `born` and `host`
 ) -> bool | None:  # None where it cannot be known from here
     "Whether the training process still runs."
-    pid = info.get('pid')
-    if not isinstance(pid, int) or info.get('host') not in (None, platform.node()):
+    pid, born = info.get('pid'), info.get('born')
+    if type(pid) is not int or info.get('host') not in (None, platform.node()):
         return None
-    try:
-        p = psutil.Process(pid)
-        return p.status() != psutil.STATUS_ZOMBIE and p.create_time() <= written + 2
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return None
+    if isinstance(born, str):
+        return process_lives(pid, born)
+    return None if process_birth(pid) else False  # an old note, without a birth: any process may have the number now
 
 
 def _state_without_word(folder: Path) -> str:
@@ -54,14 +49,6 @@ def _state_without_word(folder: Path) -> str:
     if (folder / WEIGHTS_FILE).exists():
         return 'finished'
     return 'unknown' if (folder / METRICS_FILE).exists() else 'waiting'
-
-
-def _is_gone(file: Path, info: dict) -> bool:
-    "Whether the process that wrote `file` is known to be gone."
-    try:
-        return process_alive(info, file.stat().st_mtime) is False
-    except OSError:
-        return False
 
 
 def run_state(
@@ -74,7 +61,7 @@ def run_state(
     state = info.get('state') if isinstance(info.get('state'), str) else None
     if not info:
         state = _state_without_word(folder)
-    if state == 'running' and _is_gone(file, info):
+    if state == 'running' and process_alive(info) is False:
         state = read_json(file).get('state')  # it may have written its last word since
         state = 'lost' if state == 'running' else state
     info = read_json(folder / SETTINGS_FILE) | info

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from ..base.commands import I3Error
 from ..base.files import SAMPLES_FILE, STATUS_FILE, write_atomic
+from ..base.identity import process_birth
 
 # %% ../../nbs/train/04_run_folder.ipynb #v9467
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def start_status(
     **facts,  # further ones
 ) -> dict:
     "Say in `run.json` that this process runs."
-    me = dict(pid=os.getpid(), host=socket.gethostname(), started=time.time(), message=None)
+    me = dict(pid=os.getpid(), born=process_birth(), host=socket.gethostname(), started=time.time(), message=None)
     return write_status(run, state='running', **me, **facts)
 
 # %% ../../nbs/train/04_run_folder.ipynb #t4360
