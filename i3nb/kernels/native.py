@@ -144,7 +144,7 @@ def _cpu_name() -> str:
 
 
 def _run(command: list, limit: float):
-    "Run one of the compiler's steps. Raises `subprocess.SubprocessError` where it fails or takes longer than `limit` seconds."
+    "Run one of the compiler's steps. Raises `SubprocessError` where it fails or takes more than `limit` seconds."
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with subprocess.Popen(command, text=True, errors='replace', start_new_session=True, **pipes) as step:
         try:
