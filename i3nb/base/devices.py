@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from .commands import I3Error
+from .processors import limit_threads
+
+# %% ../../nbs/base/03_devices.ipynb #c3eaa19
+limit_threads()
 
 # %% ../../nbs/base/03_devices.ipynb #c028
 def arch_serves(

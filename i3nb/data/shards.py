@@ -7,7 +7,6 @@ __all__ = ['LAYOUT', 'META_FILE', 'ShardWriter', 'TokenStream', 'cache_dir', 'wr
 
 # %% ../../nbs/data/06_shards.ipynb #c003
 import json
-import os
 import zlib
 from array import array
 from bisect import bisect_right
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from ..base.cache import cache_root
 from ..base.commands import I3Error
 from ..base.files import checksum, read_json, write_atomic
 from ..tokenizer import ChunkTokenizer
@@ -147,8 +147,8 @@ META_FILE = 'meta.json'
 
 
 def cache_dir() -> Path:
-    "Where prepared data go by default: `I3NB_CACHE`, else `~/.cache/i3nb`."
-    return Path(os.environ.get('I3NB_CACHE') or Path.home() / '.cache' / 'i3nb')
+    "Where prepared data go by default: the user's [cache](../base/06_cache.ipynb)."
+    return cache_root()
 
 
 def _own_checksum(meta):
