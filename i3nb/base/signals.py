@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Interrupted', 'CleanStop']
 
-# %% ../../nbs/base/07_signals.ipynb #c58b93a
+# %% ../../nbs/base/07_signals.ipynb #cd9581d
 import os
 import signal
+import socket
 import threading
 import time
 
-# %% ../../nbs/base/07_signals.ipynb #c673d63
+# %% ../../nbs/base/07_signals.ipynb #cf9c5f6
 class Interrupted(KeyboardInterrupt):
     "A signal has ended the work. Its text says what became of the work; a command shows it and ends with `status`."
 
@@ -23,44 +24,82 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(what)
         self.signal = signal.Signals(number)
 
+    @classmethod
+    def of(
+        cls,
+        e: KeyboardInterrupt,  # of this kind, or Python's own
+        what: str = '',  # became of the work; the first word on it is kept
+    ):
+        "The same interruption, with a word on the work."
+        return cls(getattr(e, 'signal', signal.SIGINT), str(e) or what)
+
     @property
     def status(self) -> int:
         "What a shell expects of a program that a signal has ended: 130 for Ctrl-C, 143 for SIGTERM."
         return 128 + self.signal
 
-# %% ../../nbs/base/07_signals.ipynb #ca028c8
+# %% ../../nbs/base/07_signals.ipynb #ce739e2
 class CleanStop:
     "While active, SIGINT and SIGTERM end the work in steps, each at least a second after the one before."
 
     def __init__(
         self,
         patient: bool = True,  # the first signal only sets `asked`
+        seconds: float = 5.0,  # for the main thread to be interrupted
     ):
         self.asked = None  # what has asked for an end: a signal's name, or whatever the owner writes here
-        self.level, self.since, self.old = int(not patient), -1.0, {}
+        self.last_words = lambda: None  # called before this object ends the process
+        self.level, self.since, self.seconds = int(not patient), -1.0, seconds
+        self.old, self.raised = {}, False
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python delivers signals there only
             for s in (signal.SIGINT, signal.SIGTERM):
                 self.old[s] = signal.signal(s, self._on_signal)
+            reports, self.reporter = socket.socketpair()
+            self.reporter.setblocking(False)
+            self.old_reporter = signal.set_wakeup_fd(self.reporter.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=[reports], daemon=True).start()
         return self
 
-    def _on_signal(self, number, frame):
+    def _watch(self, reports):
+        with reports:
+            while number := reports.recv(1):
+                if number[0] in self.old:
+                    self._count(number[0])
+
+    def _count(self, number):
         now = time.monotonic()
         if now < self.since + 1:
             return
         self.since, self.level = now, self.level + 1
         self.asked = self.asked or signal.Signals(number).name
         if self.level == 2:
-            raise Interrupted(number)
-        if self.level > 2:
-            self._restore()
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.main_thread().ident, number)  # wakes it, to call `_on_signal`
+            threading.Thread(target=self._give_up_later, args=[number], daemon=True).start()
+        elif self.level > 2:
+            self._give_up(number)
 
-    def _restore(self):
-        for s, handler in self.old.items():
-            signal.signal(s, handler)
-        self.old = {}
+    def _on_signal(self, number, frame):
+        if self.level >= 2 and not self.raised:
+            self.raised = True
+            raise Interrupted(number)
+
+    def _give_up_later(self, number):
+        time.sleep(self.seconds)
+        if not self.raised and self.old:
+            self._give_up(number)
+
+    def _give_up(self, number):
+        try:
+            self.last_words()
+        finally:
+            os._exit(128 + number)
 
     def __exit__(self, *_):
-        self._restore()
+        if self.old:
+            signal.set_wakeup_fd(self.old_reporter)
+            for s, handler in self.old.items():
+                signal.signal(s, handler)
+            self.old = {}
+            self.reporter.close()  # which ends the thread
