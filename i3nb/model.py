@@ -339,7 +339,7 @@ def check_tensors(
 @patch(cls_method=True)
 def from_pretrained(
     cls: I3Model,
-    folder,  # a model's, a run's or a checkpoint's: see [where a trained model lies](base/08_saved.ipynb)
+    folder,  # a model's, a run's or a checkpoint's: see [where a trained model lies](base/10_saved.ipynb)
     device='cpu',  # of the weights
 ) -> I3Model:
     "The newest model saved in `folder`, on `device`, ready to evaluate."

@@ -13,6 +13,10 @@ import time
 import numpy as np
 import torch
 from .commands import I3Error
+from .processors import limit_threads
+
+# %% ../../nbs/base/03_devices.ipynb #c3eaa19
+limit_threads()
 
 # %% ../../nbs/base/03_devices.ipynb #c028
 def arch_serves(

@@ -18,6 +18,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from ..base.cache import write_problem
 from ..base.commands import I3Error
 from ..base.files import write_atomic
 from ..base.progress import progress_bar
@@ -268,7 +269,9 @@ def fresh_folder(
     final: Path,  # the folder to be
 ):
     "A temporary folder beside `final`, renamed to it at the end; removed if anything goes wrong."
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if why := write_problem(final.parent):
+        remedy = 'set I3NB_CACHE, or the cache option of the command, to a folder that you can write'
+        raise I3Error(f'data: the cache {str(final.parent)!r} cannot be written ({why}); {remedy}')
     host = socket.gethostname()
     _remove_killed(final.parent, host)
     work = final.parent / f'.build-{host}-{os.getpid()}-{threading.get_ident()}'
