@@ -20,7 +20,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, NamedTuple, get_args, get_origin
 from fastcore.docments import docments
-from .. import __version__
+import i3nb
 
 # %% ../../nbs/base/01_commands.ipynb #c006
 class I3Error(Exception):
@@ -248,7 +248,7 @@ def _add_option(parser, o: Option):
     if o.type is bool:
         how |= dict(action='store_const', const=True)
     else:
-        how |= dict(type=functools.partial(read_value, o))
+        how |= dict(type=functools.partial(read_value, o), metavar={int: 'N', float: 'X'}.get(o.type))
     if o.type is list:
         how |= dict(nargs='+')
     if ARGUMENT in o.notes:
@@ -264,9 +264,10 @@ def _add_option(parser, o: Option):
 def command_parser(func):
     "The parser of a command's line: a flag for each option, explained by the comment beside it."
     about, _, more = inspect.cleandoc(func.__doc__ or '').partition('\n\n')
-    layout = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p = _Parser(prog=func.__name__, description=about, epilog=more, **layout)
-    p.add_argument('--version', action='version', version=f'{func.__name__} {__version__}')
+    needed = ''.join(f' --{o.name} …' for o in options(func).values() if o.required)
+    layout = dict(usage=f'%(prog)s{needed} [options]', formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = _Parser(prog=func.__name__, description=about, epilog=more, allow_abbrev=False, **layout)
+    p.add_argument('--version', action='version', version=f'{func.__name__} {i3nb.__version__}')
     p.known, groups = options(func), {'': p}
     for o in p.known.values():
         if o.group not in groups:
@@ -318,7 +319,7 @@ def _is_script(frame):
 
 
 def call_parse(func):
-    "Decorate a command: a script that calls it without arguments has them read; a user's mistake ends it with one line."
+    "Decorate a command: a script that calls it without arguments has them read; a mistake ends it with one line."
 
     @user_errors
     @functools.wraps(func)
