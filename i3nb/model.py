@@ -29,6 +29,7 @@ from .base.commands import I3Error
 from .base.devices import compute_dtype
 from .base.files import WEIGHTS_FILE, flush_to_disk, scratch_folder
 from .base.forms import best, form
+from .base.saved import find_model
 from .core import I3Config, Kind, kinds_of, param_table
 from .moe import SparseMoE, balance_loss, router_loss
 from .recurrence import GRUMambaHybrid
@@ -373,11 +374,12 @@ def check_tensors(
 @patch(cls_method=True)
 def from_pretrained(
     cls: I3Model,
-    folder,  # with `config.json` and `model.safetensors`
+    folder,  # a model's, a run's or a checkpoint's: see [where a trained model lies](base/10_saved.ipynb)
     device='cpu',  # of the weights
 ) -> I3Model:
-    "The model saved in `folder`, on `device`, ready to evaluate."
-    cfg, path = I3Config.load(folder), Path(folder) / WEIGHTS_FILE
+    "The newest model saved in `folder`, on `device`, ready to evaluate."
+    path, config = find_model(folder)
+    cfg = I3Config.load(folder) if config is None else I3Config.from_dict(config)
     weights = load_tensors(path)
     with torch.device('meta'):
         model = cls(cfg)

@@ -27,6 +27,7 @@ from i3nb.base.files import (
     WEIGHTS_FILE,
     write_atomic,
 )
+from .base.signals import CleanStop, Interrupted
 from .core import I3Config
 from .data.shards import Prepared
 from .generate import generate
@@ -49,7 +50,7 @@ from i3nb.train.checkpoints import (
 from .train.evaluate import evaluate
 from .train.memory import return_memory
 from .train.pace import Agenda
-from .train.processes import CleanStop, World
+from .train.processes import World
 from .train.run_folder import append_story, check_space, only_writer, start_status, take_request, write_status
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
 from i3nb.train.setup import (

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 from ..base.commands import I3Error
+from ..base.progress import is_watched, still_at
 from .formats import row_text
 
 # %% ../../nbs/data/02_hub.ipynb #c016
@@ -110,6 +111,8 @@ def _hub_library():
 
     offline = hub_offline()
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline  # else it counts only before the first import
+    if not is_watched():
+        datasets.disable_progress_bars()  # a log gets lines of ours
     for key in dir(datasets.config):
         if key.startswith('STREAMING_') and key.endswith('_RETRIES'):
             setattr(datasets.config, key, 3)
@@ -157,7 +160,8 @@ def hub_docs(
         raise I3Error(f'data: {repo!r} is no file or folder here, and {problem}{_remedy()}')
     try:
         datasets = _hub_library()
-        rows = datasets.load_dataset(repo, split=split, streaming=streaming and not hub_offline())
+        with still_at(f'fetching {repo}'):
+            rows = datasets.load_dataset(repo, split=split, streaming=streaming and not hub_offline())
         if rows.column_names and 'text' not in rows.column_names:
             row_text(dict.fromkeys(rows.column_names), repr(repo))
         chat = repo in HUB and HUB[repo].chat

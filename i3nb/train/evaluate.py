@@ -7,9 +7,9 @@ __all__ = ['autocast', 'evaluate']
 
 # %% ../../nbs/train/02_evaluate.ipynb #w3500
 import torch
-from tqdm.auto import tqdm
 from ..base.commands import I3Error
 from ..base.devices import dtype_of
+from ..base.progress import progress_bar
 from ..data.batches import eval_batches, target_bytes
 from ..monitor.metrics import bits_per_byte, perplexity
 
@@ -62,7 +62,7 @@ def evaluate(
     model.eval()
     part = (world.rank, world.size) if world else (0, 1)
     batches = eval_batches(docs, tokenizer.eot_id, batch_tokens, max_len, max_docs, part)
-    with tqdm(unit='tok', desc='evaluating', disable=not progress, unit_scale=True) as bar:
+    with progress_bar(unit='tok', desc='evaluating', show=progress, unit_scale=True) as bar:
         nats, tokens, nbytes = _sums(model, batches, tokenizer.byte_lengths, precision, bar)
     model.train(was_training)
     if world:
