@@ -27,7 +27,7 @@ from i3nb.base.files import (
     WEIGHTS_FILE,
     write_atomic,
 )
-from .base.signals import CleanStop, Interrupted
+from .base.signals import CleanStop
 from .core import I3Config
 from .data.shards import Prepared
 from .generate import generate
