@@ -128,7 +128,7 @@ if [ -e "$venv" ]; then
 fi
 if [ ! -x "$venv/bin/python" ]; then
     say "making $venv with $("$python" --version 2>&1), then installing $torch and [$extras]:" \
-        "some minutes the first time, and with CUDA a download of 3 GB (TORCH=cpu: 0.6 GB)"
+        "some minutes the first time, and with CUDA a download of 3 GB (TORCH=cpu: 0.8 GB)"
     make_venv "$python"
 else
     extras=$(printf '%s,%s\n' "$(sed -n '$p' "$ready")" "$extras" | tr ',' '\n' | sort -u | paste -sd, -)
