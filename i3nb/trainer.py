@@ -8,15 +8,14 @@ __all__ = ['Trainer']
 # %% ../nbs/13_trainer.ipynb #v7797
 import json
 import math
-import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .base.commands import I3Error
 from .base.devices import has_precision, seed_all
 from i3nb.base.files import (
@@ -30,6 +29,7 @@ from i3nb.base.files import (
 from .base.signals import CleanStop, Interrupted
 from .core import I3Config
 from .data.shards import Prepared
+from .data.starts import usual_start
 from .generate import generate
 from .kernels.native import keep_memory
 from .monitor.log import MetricsWriter, read_metrics
@@ -53,6 +53,7 @@ from .train.run_folder import append_story, check_space, only_writer, start_stat
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
 from .train.setup import agreed_precision, build_model, choose_kernels, make_step, open_batches
 from .train.step import GPUFull, StepResult
+from .train.voice import RunProgress, record_break
 
 # %% ../nbs/13_trainer.ipynb #u1425
 class Trainer:
@@ -72,6 +73,8 @@ class Trainer:
         self.world = world or World(device)
         self.device, self.progress = self.world.device, progress and self.world.first
         self.cfg, self.data, self.out, self.settings = cfg, data, Path(out), check_settings(settings)
+        if self.settings.prompt is None:
+            self.settings = replace(self.settings, prompt=usual_start(data))
         self.small = self.settings.small_memory
         if self.device.type == 'cpu':
             return_memory() if self.small else keep_memory()
@@ -92,7 +95,8 @@ class Trainer:
         self.agenda = Agenda(self.world, self.out, self.settings)
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
-        self.parent = os.getppid()
+        self.bar = RunProgress(self.settings, self.settings.batch_size * self.batches.t, self.say)
+        self.stop = CleanStop()  # of `fit`
 
     def say(self, line: str):
         "A message to the user, from process 0."
@@ -268,14 +272,16 @@ def _open_folder(self: Trainer):
 
 @patch
 def validate(self: Trainer, max_docs: int = None) -> dict:
-    "Validation figures under their names in `metrics.jsonl`; nothing where there is no validation text."
+    "Validation figures under their names in `metrics.jsonl`; nothing where there is no text, or a stop is asked for."
     if not self.data.val:
         return {}
     self.stepper.release_memory()
     little = dict(batch_tokens=256, max_len=256) if self.small else {}
     text = self.data.val, self.data.tokenizer
+    if max_docs is None:  # minutes, in which somebody may lose patience
+        little['stopped'] = lambda: self.world.hears(self.stop.asked)
     e = evaluate(self.model, *text, self.precision, max_docs, world=self.world, **little)
-    return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
+    return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte']) if e else {}
 
 
 @patch
@@ -295,15 +301,16 @@ def story(self: Trainer) -> str:
 @patch
 def fit(self: Trainer) -> dict:
     "Train to the end, or until a stop is asked for; returns the last row of metrics."
-    with CleanStop() as stop:
-        if not self.world.first:
+    with CleanStop() as self.stop, self.world.together():
+        if self.world.first:
+            self._open_folder()
+            with only_writer(self.out):
+                row = self._fit_and_record(self.stop)
+        else:
             self.resume()
-            row = self._loop(None, stop)
-            self.world.close()
-            return row
-        self._open_folder()
-        with only_writer(self.out):
-            return self._fit_and_record(stop)
+            row = self._loop(None, self.stop)
+        self.world.close()
+        return row
 
 
 @patch
@@ -312,17 +319,21 @@ def _fit_and_record(self: Trainer, stop) -> dict:
     ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
     machine = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
     start_status(self.out, params=self.params, **machine, **ends)
+    stop.last_words = lambda: record_break(self.out, self.step, stop.asked)
     try:
         self.resume()
-        with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
+        with self.world.together(), MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             metrics.truncate_after(self.step)
             row = self._loop(metrics, stop)
-        if not stop.asked:
+        finished = self.progress_made >= 1  # whatever was asked for since
+        if finished:
             self.save_model()
         else:
             self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
-        write_status(self.out, state='stopped' if stop.asked else 'finished')
-        self.world.close()
+        write_status(self.out, state='finished' if finished else 'stopped')
+    except KeyboardInterrupt as e:
+        by = Interrupted.of(e)
+        raise Interrupted.of(by, record_break(self.out, self.step, by.signal.name)) from None
     except BaseException as e:
         write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
         raise
@@ -334,7 +345,7 @@ def _is_stop_requested(self: Trainer, stop) -> bool:
     "Whether this process has heard that the run shall stop."
     if self.world.first and take_request(self.out / STOP_REQUEST):
         stop.asked = 'the file STOP'
-    if self.world.size > 1 and os.getppid() != self.parent:
+    if self.world.is_orphan:
         stop.asked = 'the end of its launcher'
     return bool(stop.asked)
 
@@ -353,9 +364,7 @@ def has_more_steps(self: Trainer, stop) -> bool:
 def _loop(self: Trainer, metrics, stop) -> dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for; `metrics` is process 0's."
     row, saved = (read_metrics(self.out / METRICS_FILE) or [{}])[-1] if metrics else {}, self.step
-    if self.work_done >= 1:
-        self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
-    with self._progress_bar() as bar:
+    with self.bar.open(self.work_done, row, self.progress):
         while self.has_more_steps(stop):
             row = self.train_step()
             self._check_progress()
@@ -367,10 +376,10 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.checkpoint or due.end:
                 self.save()
                 saved = self.step
-            self._show(bar, row)
+            self.bar.show(row, self.work_done)
     if saved != self.step:
         self.save()
-    return row if stop.asked else self._last_evaluation(metrics, row)
+    return self._last_evaluation(metrics, row) if self.progress_made >= 1 else row
 
 # %% ../nbs/13_trainer.ipynb #y8355
 @patch
@@ -378,6 +387,9 @@ def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
     "Validation figures if asked for, and a story: written by the last process while the others go on."
     with self.agenda.evaluations.work():
         found, teller = self.validate(docs) if with_figures else {}, self.world.size - 1
+        if with_figures and self.data.val and not found:
+            self.say(f'{self.stop.asked}: the last evaluation is left out; the same command makes it')
+            return {}
         text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
@@ -410,18 +422,3 @@ def _check_progress(self: Trainer):
         f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; '
         f'nothing of them was kept. Resume from the last checkpoint with a lower --lr{advice}'
     )
-
-
-@patch
-def _progress_bar(self: Trainer):
-    "A bar of a thousand parts of the work."
-    form = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
-    return tqdm(total=1000, initial=int(1000 * self.work_done), disable=not self.progress, bar_format=form)
-
-
-@patch
-def _show(self: Trainer, bar, row: dict):
-    "The progress bar after a step."
-    bar.update(int(1000 * self.work_done) - bar.n)
-    seen = f', val {row["val_loss"]:.3f}' if row.get('val_loss') else ''
-    bar.set_postfix_str(f'step {self.step}, loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s{seen}')
