@@ -49,7 +49,15 @@ from .train.evaluate import evaluate
 from .train.memory import return_memory
 from .train.pace import Agenda
 from .train.processes import World
-from .train.run_folder import append_story, check_space, only_writer, start_status, take_request, write_status
+from i3nb.train.run_folder import (
+    append_story,
+    check_goes_on,
+    check_space,
+    only_writer,
+    start_status,
+    take_request,
+    write_status,
+)
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
 from .train.setup import agreed_precision, build_model, choose_kernels, make_step, open_batches
 from .train.step import GPUFull, StepResult
@@ -262,6 +270,7 @@ def resume(self: Trainer) -> bool:
 @patch
 def _open_folder(self: Trainer):
     "Make the run folder; refuse one that cannot be written or is too small."
+    check_goes_on(self.out)
     self.out.mkdir(parents=True, exist_ok=True)
     data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
     facts = dict(asdict(self.settings), **data, device=str(self.device), resolved_precision=self.precision)
