@@ -84,7 +84,7 @@ def _unless(good: bool, verdict: str, remedy: str) -> dict:
 def _cores_in_words(facts: Facts) -> str:
     "The processor, with the limit of its container."
     quota = '' if facts.cpu_quota is None else f'; this container is given the time of {facts.cpu_quota:g}'
-    return f"{facts.cpus} CPU core{'s' if facts.cpus > 1 else ''}, {facts.threads} of PyTorch's threads{quota}"
+    return f'{facts.cpus} CPU core{"s" if facts.cpus > 1 else ""}, of which PyTorch uses {facts.threads}{quota}'
 
 
 def check_device(
