@@ -20,35 +20,54 @@ from tqdm.auto import tqdm
 from .base.commands import I3Error
 from .base.devices import has_precision, seed_all
 from i3nb.base.files import (
+    CHECKPOINTS,
     METRICS_FILE,
+    SAMPLES_FILE,
     SETTINGS_FILE,
     STEP_FOLDERS,
     STOP_REQUEST,
     WEIGHTS_FILE,
+    read_json,
+    sweep_unfinished,
     write_atomic,
 )
 from .core import I3Config
 from .data.shards import Prepared
 from .generate import generate
 from .kernels.native import keep_memory
-from .monitor.log import MetricsWriter, read_metrics
+from .monitor.log import MetricsWriter, cut_rows, read_metrics, resume_records
 from .monitor.metrics import PplMeter
 from .monitor.telemetry import Telemetry
 from .optim import lr_scale
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from i3nb.train.checkpoints import (
+    check_space,
     last_good_checkpoint,
+    link_weights,
     load_into,
     random_state,
     read_state,
     restore_random_state,
     save_checkpoint,
+    telling_misfits,
+    tensor_bytes,
 )
 from .train.evaluate import evaluate
 from .train.memory import return_memory
 from .train.pace import Agenda
 from .train.processes import CleanStop, World
-from .train.run_folder import append_story, check_space, only_writer, start_status, take_request, write_status
+from i3nb.train.run_folder import (
+    WAITS,
+    Notes,
+    append_story,
+    insist,
+    only_writer,
+    saved_elsewhere,
+    start_status,
+    take_request,
+    why_unsaved,
+    write_status,
+)
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
 from .train.setup import agreed_precision, build_model, choose_kernels, make_step, open_batches
 from .train.step import GPUFull, StepResult
@@ -56,6 +75,8 @@ from .train.step import GPUFull, StepResult
 # %% ../nbs/13_trainer.ipynb #u1425
 class Trainer:
     "Trains a model on prepared data into a run folder; made again with the same folder, it goes on."
+
+    waits = WAITS  # seconds before further attempts to save the end of a run
 
     def __init__(
         self,
@@ -88,8 +109,8 @@ class Trainer:
     def _start_counting(self):
         "Meters, agenda and counters, as they are before the first step."
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
-        self.agenda = Agenda(self.world, self.out, self.settings)
-        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.agenda, self.lock, self.note = Agenda(self.world, self.out, self.settings), None, Notes(self.say)
+        self.step = self.saved = self.skipped = self.skipped_in_a_row = 0  # `saved`: the step of the last checkpoint
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
         self.parent = os.getppid()
 
@@ -223,13 +244,22 @@ def _check_precision(self: Trainer, before: str):
 
 # %% ../nbs/13_trainer.ipynb #y8207
 @patch
+def _save_checkpoint(self: Trainer, run: Path) -> Path:
+    "Write a checkpoint into a run folder; raises `OSError` where the disk refuses."
+    return save_checkpoint(run, self.step, self.cfg, self.model.state_dict(), self.state_dict())
+
+
+@patch
 def save(self: Trainer):
     "Write a checkpoint, by process 0; a disk that refuses is reported, and the last good checkpoint stays."
     if not self.world.first:
         return
+    if self.lock:
+        self.lock.check()
     with self.agenda.checkpoints.work():
         try:
-            save_checkpoint(self.out, self.step, self.cfg, self.model.state_dict(), self.state_dict())
+            self._save_checkpoint(self.out)
+            self.saved = self.step
         except OSError as e:
             why = e.strerror or e
             self.say(f'step {self.step}: no checkpoint was written ({why}); the last good one stays; free some space')
@@ -237,32 +267,59 @@ def save(self: Trainer):
 
 @patch
 def resume(self: Trainer) -> bool:
-    "Take up the newest good checkpoint of the run folder; False if there is none."
+    "Take up the newest good checkpoint of the run folder; False if there is none. Nothing is written."
     found = last_good_checkpoint(self.out, self.cfg, self.say)
     if not found:
-        if any(self.out.glob(STEP_FOLDERS)):
-            raise I3Error(
-                f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; '
-                'use the same --preset, or another --out'
-            )
+        self._check_nothing_is_lost()
         return False
-    path, _ = found
+    path, manifest = found
     self.optimizer.forget()  # so that old and new states are never in memory together
-    self.load_state_dict(read_state(path, self.device))
-    load_into(self.model, path / WEIGHTS_FILE)
+    with telling_misfits(path):
+        state = read_state(path, self.device)
+        if state.get('step') != manifest['step']:
+            raise ValueError(f'a state of step {state.get("step")}')
+        self.load_state_dict(state)
+        load_into(self.model, path / WEIGHTS_FILE)
+    self.saved = self.step
     self.say(f'going on after step {self.step}')
     return True
+
+
+@patch
+def _check_nothing_is_lost(self: Trainer):
+    "Raise `I3Error` where beginning anew would replace what another run has done."
+    if any(self.out.glob(STEP_FOLDERS)):
+        raise I3Error(
+            f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; '
+            'use the same --preset, or another --out'
+        )
+    if (self.out / WEIGHTS_FILE).exists():
+        raise I3Error(f'{str(self.out)!r} holds a model and no checkpoint to go on from; use another --out')
+    if read_metrics(self.out / METRICS_FILE):
+        now, before = self._fixed(), read_json(self.out / SETTINGS_FILE)
+        check_same({k: before[k] for k in now if k in before}, now, self.out)
 
 # %% ../nbs/13_trainer.ipynb #c047
 @patch
 def _open_folder(self: Trainer):
-    "Make the run folder; refuse one that cannot be written or is too small."
-    self.out.mkdir(parents=True, exist_ok=True)
+    "Prepare the run folder, which holds this run or none; refuse one that cannot be written or is too small."
+    for folder in (self.out, self.out / CHECKPOINTS):
+        sweep_unfinished(folder)
+    if self.work_done < 1:
+        check_space(self.out, self.checkpoint_bytes)
     data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
-    facts = dict(asdict(self.settings), **data, device=str(self.device), resolved_precision=self.precision)
-    write_atomic(self.out / SETTINGS_FILE, json.dumps(facts, indent=1))
+    machine = dict(device=str(self.device), resolved_precision=self.precision)
+    write_atomic(self.out / SETTINGS_FILE, json.dumps(asdict(self.settings) | self._fixed() | data | machine, indent=1))
     self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
-    check_space(self.out, self.params)
+    ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
+    where = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
+    start_status(self.out, params=self.params, **where, **ends)
+
+
+@patch(as_prop=True)
+def checkpoint_bytes(self: Trainer) -> int:
+    "The size of a checkpoint's tensors."
+    return tensor_bytes([self.model.state_dict(), self.state_dict()])
 
 
 @patch
@@ -282,6 +339,9 @@ def save_model(self: Trainer):
     "Turn the run folder into a model: weights and configuration join the tokenizer."
     if self.sparsity:
         remove_pruned_heads(self.model)
+    elif self.saved == self.step and link_weights(self.out, self.step):
+        self.model.cfg.save(self.out)
+        return
     self.model.save_pretrained(self.out)
 
 
@@ -300,37 +360,57 @@ def fit(self: Trainer) -> dict:
             row = self._loop(None, stop)
             self.world.close()
             return row
-        self._open_folder()
-        with only_writer(self.out):
+        self.out.mkdir(parents=True, exist_ok=True)
+        with only_writer(self.out, self.say) as self.lock:
+            self.resume()  # only reads: a run that is refused here stays as it was
+            self._open_folder()
             return self._fit_and_record(stop)
 
 
 @patch
 def _fit_and_record(self: Trainer, stop) -> dict:
     "What process 0 does: train, keep the records, and say in `run.json` how it went."
-    ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
-    machine = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
-    start_status(self.out, params=self.params, **machine, **ends)
     try:
-        self.resume()
+        resume_records(self.out, self.step, self.say)
         with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
-            metrics.truncate_after(self.step)
             row = self._loop(metrics, stop)
-        if not stop.asked:
-            self.save_model()
-        else:
+            self._save_the_end(metrics, is_finished=not stop.asked)
+        if stop.asked:
             self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
-        write_status(self.out, state='stopped' if stop.asked else 'finished')
+        self.note(write_status, self.out, state='stopped' if stop.asked else 'finished')
         self.world.close()
     except BaseException as e:
-        write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
+        if self.lock.is_held():
+            self.note(write_status, self.out, state='failed', message=f'{type(e).__name__}: {e}')
         raise
     return row
 
 
 @patch
+def _save_the_end(self: Trainer, metrics, is_finished: bool):
+    "Save what is not on the disk yet: the last checkpoint, rows of metrics and, of a finished run, the model."
+    self.lock.check()
+
+    def save():
+        if self.saved != self.step:
+            self._save_checkpoint(self.out)
+            self.saved = self.step
+        metrics.flush()
+        if is_finished:
+            self.save_model()
+
+    try:
+        insist(save, self.say, self.waits)
+    except OSError as e:
+        elsewhere = saved_elsewhere(self._save_checkpoint) if self.saved != self.step else None
+        raise I3Error(why_unsaved(self.out, self.step, self.checkpoint_bytes, e, elsewhere)) from e
+
+
+@patch
 def _is_stop_requested(self: Trainer, stop) -> bool:
     "Whether this process has heard that the run shall stop."
+    if self.lock:
+        self.lock.check()
     if self.world.first and take_request(self.out / STOP_REQUEST):
         stop.asked = 'the file STOP'
     if self.world.size > 1 and os.getppid() != self.parent:
@@ -351,7 +431,7 @@ def has_more_steps(self: Trainer, stop) -> bool:
 @patch
 def _loop(self: Trainer, metrics, stop) -> dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for; `metrics` is process 0's."
-    row, saved = (read_metrics(self.out / METRICS_FILE) or [{}])[-1] if metrics else {}, self.step
+    row = (read_metrics(self.out / METRICS_FILE) or [{}])[-1] if metrics else {}
     if self.work_done >= 1:
         self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
     with self._progress_bar() as bar:
@@ -362,12 +442,11 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.story or due.evaluation and not due.end:
                 row |= self._evaluate(due.evaluation and not due.end, self.settings.eval_docs)
             if metrics:
-                metrics.write(**row)
-            if due.checkpoint or due.end:
+                self.note(metrics.write, **row)
+            if due.checkpoint and not due.end:
                 self.save()
-                saved = self.step
             self._show(bar, row)
-    if saved != self.step:
+    if self.saved != self.step:
         self.save()
     return row if stop.asked else self._last_evaluation(metrics, row)
 
@@ -380,7 +459,7 @@ def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
         text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
-            append_story(self.out, step=self.step, **line)
+            self.note(append_story, self.out, step=self.step, **line)
         if with_figures:
             self.stepper.release_memory()
     return found
@@ -392,10 +471,12 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
     missing = bool(self.data.val) and row.get('val_loss') is None and self.step > 0
     if not self.world.from_first(float(missing))[0]:
         return row
+    if metrics:
+        self.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
     row = {**row, **self._evaluate(True, None)}
     if metrics:
-        metrics.truncate_after(self.step - 1)
-        metrics.write(**row)
+        self.note(metrics.truncate_after, self.step - 1)
+        self.note(metrics.write, **row)
     return row
 
 # %% ../nbs/13_trainer.ipynb #y8749

@@ -175,7 +175,7 @@ class MetricsWriter:
         except OSError as e:
             raise I3Error(
                 f'{str(self.path)!r}: cannot write metrics ({e.strerror or e}); '
-                'check the folder, its permissions and the free space, then resume'
+                'check the folder, its permissions and the free space'
             ) from e
 
     def _open(self):
@@ -193,8 +193,10 @@ class MetricsWriter:
         except FileNotFoundError:
             return False
 
-    def _append(self):
-        "Append all rows that wait."
+    def flush(self):
+        "Append all rows that wait; raises `OSError` where the disk refuses."
+        if not self.waiting:
+            return
         if not self._is_in_place():
             old = self.fd
             self._open()
@@ -211,7 +213,7 @@ class MetricsWriter:
         if self.fd is None:
             raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
         self.waiting += (metrics_line({**(row or {}), **more}) + '\n').encode()
-        self._guard(self._append)
+        self._guard(self.flush)
 
     def truncate_after(
         self,
