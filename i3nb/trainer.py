@@ -6,7 +6,6 @@
 __all__ = ['Trainer']
 
 # %% ../nbs/13_trainer.ipynb #v7797
-import json
 import math
 import os
 import sys
@@ -19,18 +18,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .base.commands import I3Error
 from .base.devices import has_precision, seed_all
-from i3nb.base.files import (
-    CHECKPOINTS,
-    METRICS_FILE,
-    SAMPLES_FILE,
-    SETTINGS_FILE,
-    STEP_FOLDERS,
-    STOP_REQUEST,
-    WEIGHTS_FILE,
-    read_json,
-    sweep_unfinished,
-    write_atomic,
-)
+from .base.files import METRICS_FILE, SAMPLES_FILE, STOP_REQUEST, WEIGHTS_FILE
 from .core import I3Config
 from .data.shards import Prepared
 from .generate import generate
@@ -39,35 +27,14 @@ from .monitor.log import MetricsWriter, cut_rows, read_metrics, resume_records
 from .monitor.metrics import PplMeter
 from .monitor.telemetry import Telemetry
 from .optim import lr_scale
-from .sparsity import ProgressiveSparsity, remove_pruned_heads
-from i3nb.train.checkpoints import (
-    check_space,
-    last_good_checkpoint,
-    link_weights,
-    load_into,
-    random_state,
-    read_state,
-    restore_random_state,
-    save_checkpoint,
-    telling_misfits,
-    tensor_bytes,
-)
+from .sparsity import ProgressiveSparsity
+from .train.checkpoints import load_into, random_state, read_state, restore_random_state, telling_misfits
 from .train.evaluate import evaluate
+from .train.keeper import RunKeeper
 from .train.memory import return_memory
 from .train.pace import Agenda
 from .train.processes import CleanStop, World
-from i3nb.train.run_folder import (
-    WAITS,
-    Notes,
-    append_story,
-    insist,
-    only_writer,
-    saved_elsewhere,
-    start_status,
-    take_request,
-    why_unsaved,
-    write_status,
-)
+from .train.run_folder import append_story, start_status, take_request
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
 from .train.setup import agreed_precision, build_model, choose_kernels, make_step, open_batches
 from .train.step import GPUFull, StepResult
@@ -75,8 +42,6 @@ from .train.step import GPUFull, StepResult
 # %% ../nbs/13_trainer.ipynb #u1425
 class Trainer:
     "Trains a model on prepared data into a run folder; made again with the same folder, it goes on."
-
-    waits = WAITS  # seconds before further attempts to save the end of a run
 
     def __init__(
         self,
@@ -109,8 +74,9 @@ class Trainer:
     def _start_counting(self):
         "Meters, agenda and counters, as they are before the first step."
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
-        self.agenda, self.lock, self.note = Agenda(self.world, self.out, self.settings), None, Notes(self.say)
-        self.step = self.saved = self.skipped = self.skipped_in_a_row = 0  # `saved`: the step of the last checkpoint
+        self.agenda = Agenda(self.world, self.out, self.settings)
+        self.keeper = RunKeeper(self.out, self, self.say)
+        self.step = self.skipped = self.skipped_in_a_row = 0
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
         self.parent = os.getppid()
 
@@ -244,33 +210,18 @@ def _check_precision(self: Trainer, before: str):
 
 # %% ../nbs/13_trainer.ipynb #y8207
 @patch
-def _save_checkpoint(self: Trainer, run: Path) -> Path:
-    "Write a checkpoint into a run folder; raises `OSError` where the disk refuses."
-    return save_checkpoint(run, self.step, self.cfg, self.model.state_dict(), self.state_dict())
-
-
-@patch
 def save(self: Trainer):
     "Write a checkpoint, by process 0; a disk that refuses is reported, and the last good checkpoint stays."
-    if not self.world.first:
-        return
-    if self.lock:
-        self.lock.check()
-    with self.agenda.checkpoints.work():
-        try:
-            self._save_checkpoint(self.out)
-            self.saved = self.step
-        except OSError as e:
-            why = e.strerror or e
-            self.say(f'step {self.step}: no checkpoint was written ({why}); the last good one stays; free some space')
+    if self.world.first:
+        with self.agenda.checkpoints.work():
+            self.keeper.save()
 
 
 @patch
 def resume(self: Trainer) -> bool:
     "Take up the newest good checkpoint of the run folder; False if there is none. Nothing is written."
-    found = last_good_checkpoint(self.out, self.cfg, self.say)
+    found = self.keeper.newest(self.cfg, self._fixed())
     if not found:
-        self._check_nothing_is_lost()
         return False
     path, manifest = found
     self.optimizer.forget()  # so that old and new states are never in memory together
@@ -280,46 +231,21 @@ def resume(self: Trainer) -> bool:
             raise ValueError(f'a state of step {state.get("step")}')
         self.load_state_dict(state)
         load_into(self.model, path / WEIGHTS_FILE)
-    self.saved = self.step
+    self.keeper.saved = self.step
     self.say(f'going on after step {self.step}')
     return True
-
-
-@patch
-def _check_nothing_is_lost(self: Trainer):
-    "Raise `I3Error` where beginning anew would replace what another run has done."
-    if any(self.out.glob(STEP_FOLDERS)):
-        raise I3Error(
-            f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; '
-            'use the same --preset, or another --out'
-        )
-    if (self.out / WEIGHTS_FILE).exists():
-        raise I3Error(f'{str(self.out)!r} holds a model and no checkpoint to go on from; use another --out')
-    if read_metrics(self.out / METRICS_FILE):
-        now, before = self._fixed(), read_json(self.out / SETTINGS_FILE)
-        check_same({k: before[k] for k in now if k in before}, now, self.out)
 
 # %% ../nbs/13_trainer.ipynb #c047
 @patch
 def _open_folder(self: Trainer):
-    "Prepare the run folder, which holds this run or none; refuse one that cannot be written or is too small."
-    for folder in (self.out, self.out / CHECKPOINTS):
-        sweep_unfinished(folder)
-    if self.work_done < 1:
-        check_space(self.out, self.checkpoint_bytes)
+    "Make the run folder ready, and say in it what is trained how, and by whom."
     data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
     machine = dict(device=str(self.device), resolved_precision=self.precision)
-    write_atomic(self.out / SETTINGS_FILE, json.dumps(asdict(self.settings) | self._fixed() | data | machine, indent=1))
+    self.keeper.make_ready(asdict(self.settings) | self._fixed() | data | machine, self.work_done < 1)
     self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
     ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
-    where = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
-    start_status(self.out, params=self.params, **where, **ends)
-
-
-@patch(as_prop=True)
-def checkpoint_bytes(self: Trainer) -> int:
-    "The size of a checkpoint's tensors."
-    return tensor_bytes([self.model.state_dict(), self.state_dict()])
+    machine = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
+    start_status(self.out, params=self.params, **machine, **ends)
 
 
 @patch
@@ -332,17 +258,6 @@ def validate(self: Trainer, max_docs: int = None) -> dict:
     text = self.data.val, self.data.tokenizer
     e = evaluate(self.model, *text, self.precision, max_docs, world=self.world, **little)
     return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
-
-
-@patch
-def save_model(self: Trainer):
-    "Turn the run folder into a model: weights and configuration join the tokenizer."
-    if self.sparsity:
-        remove_pruned_heads(self.model)
-    elif self.saved == self.step and link_weights(self.out, self.step):
-        self.model.cfg.save(self.out)
-        return
-    self.model.save_pretrained(self.out)
 
 
 @patch
@@ -360,8 +275,7 @@ def fit(self: Trainer) -> dict:
             row = self._loop(None, stop)
             self.world.close()
             return row
-        self.out.mkdir(parents=True, exist_ok=True)
-        with only_writer(self.out, self.say) as self.lock:
+        with self.keeper.held():
             self.resume()  # only reads: a run that is refused here stays as it was
             self._open_folder()
             return self._fit_and_record(stop)
@@ -374,43 +288,21 @@ def _fit_and_record(self: Trainer, stop) -> dict:
         resume_records(self.out, self.step, self.say)
         with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             row = self._loop(metrics, stop)
-            self._save_the_end(metrics, is_finished=not stop.asked)
+            self.keeper.save_the_end(metrics, is_finished=not stop.asked)
         if stop.asked:
             self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
-        self.note(write_status, self.out, state='stopped' if stop.asked else 'finished')
+        self.keeper.end('stopped' if stop.asked else 'finished')
         self.world.close()
     except BaseException as e:
-        if self.lock.is_held():
-            self.note(write_status, self.out, state='failed', message=f'{type(e).__name__}: {e}')
+        self.keeper.end('failed', f'{type(e).__name__}: {e}')
         raise
     return row
 
 
 @patch
-def _save_the_end(self: Trainer, metrics, is_finished: bool):
-    "Save what is not on the disk yet: the last checkpoint, rows of metrics and, of a finished run, the model."
-    self.lock.check()
-
-    def save():
-        if self.saved != self.step:
-            self._save_checkpoint(self.out)
-            self.saved = self.step
-        metrics.flush()
-        if is_finished:
-            self.save_model()
-
-    try:
-        insist(save, self.say, self.waits)
-    except OSError as e:
-        elsewhere = saved_elsewhere(self._save_checkpoint) if self.saved != self.step else None
-        raise I3Error(why_unsaved(self.out, self.step, self.checkpoint_bytes, e, elsewhere)) from e
-
-
-@patch
 def _is_stop_requested(self: Trainer, stop) -> bool:
     "Whether this process has heard that the run shall stop."
-    if self.lock:
-        self.lock.check()
+    self.keeper.check()
     if self.world.first and take_request(self.out / STOP_REQUEST):
         stop.asked = 'the file STOP'
     if self.world.size > 1 and os.getppid() != self.parent:
@@ -442,11 +334,11 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.story or due.evaluation and not due.end:
                 row |= self._evaluate(due.evaluation and not due.end, self.settings.eval_docs)
             if metrics:
-                self.note(metrics.write, **row)
+                self.keeper.note(metrics.write, **row)
             if due.checkpoint and not due.end:
                 self.save()
             self._show(bar, row)
-    if self.saved != self.step:
+    if self.keeper.saved != self.step:
         self.save()
     return row if stop.asked else self._last_evaluation(metrics, row)
 
@@ -459,7 +351,7 @@ def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
         text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
-            self.note(append_story, self.out, step=self.step, **line)
+            self.keeper.note(append_story, self.out, step=self.step, **line)
         if with_figures:
             self.stepper.release_memory()
     return found
@@ -472,11 +364,11 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
     if not self.world.from_first(float(missing))[0]:
         return row
     if metrics:
-        self.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
+        self.keeper.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
     row = {**row, **self._evaluate(True, None)}
     if metrics:
-        self.note(metrics.truncate_after, self.step - 1)
-        self.note(metrics.write, **row)
+        self.keeper.note(metrics.truncate_after, self.step - 1)
+        self.keeper.note(metrics.write, **row)
     return row
 
 # %% ../nbs/13_trainer.ipynb #y8749
