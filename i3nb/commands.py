@@ -148,14 +148,7 @@ def i3nb_train(
     _print_start(model_name(cfg), prepared, trainer)
     was_finished = read_json(Path(out) / STATUS_FILE).get('state') == 'finished'
     row = trainer.fit()
-    tokens, docs = (sum(map(count, prepared.train)) for count in (len, lambda s: s.n_docs))
-    write_status(Path(out), train_tokens=tokens, train_docs=docs)
-    if was_finished and not trainer.bar.steps:
-        print(f'{out} is finished after step {trainer.step}: nothing was left to do')
-    else:
-        _print_results(Path(out), row)
-    longer = longer_command(settings, preset=preset, data=data, out=out)
-    print(*next_steps(Path(out), trainer.step, trainer.settings.prompt, longer, trainer.progress_made >= 1), sep='\n')
+    _print_end(trainer, row, was_finished, longer_command(settings, preset=preset, data=data, out=out))
 
 
 def _print_start(name: str, prepared, trainer: Trainer):
@@ -169,6 +162,23 @@ def _print_start(name: str, prepared, trainer: Trainer):
         print('data: the embedded story grammar: no figure of this run is a result')
     if trainer.device.type == 'cpu' and (why := problem()):
         print(f'note: {why}')
+
+
+def _print_end(
+    trainer: Trainer,  # after `fit`
+    row: dict,  # the last row of metrics
+    was_finished: bool,  # before this command
+    longer: str,  # the command that trains on
+):
+    "What has come of the run, unless that was told before; and what can be done next."
+    out, streams = trainer.out, trainer.data.train
+    tokens, docs = (sum(map(count, streams)) for count in (len, lambda s: s.n_docs))
+    write_status(out, train_tokens=tokens, train_docs=docs)
+    if was_finished and not trainer.bar.steps:
+        print(f'{out} is finished after step {trainer.step}: nothing was left to do')
+    else:
+        _print_results(out, row)
+    print(*next_steps(out, trainer.step, trainer.settings.prompt, longer, trainer.progress_made >= 1), sep='\n')
 
 
 def _print_results(
