@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated
 from .base.commands import Alias, Changes, Count, I3Error, Positive, Range, call_parse
 from .base.devices import pick_device, pick_precision
-from .base.files import PLOT_FILE, SAMPLES_FILE, SETTINGS_FILE
+from .base.files import PLOT_FILE, SAMPLES_FILE, SETTINGS_FILE, STATUS_FILE, read_json
 from .core import I3Config, param_count
 from .data.preparation import prepare
 from .data.sources import open_sources, resolve_spec
+from .kernels.native import problem
 from .model import I3Model
 from .monitor.plots import plot_run
 from .tokenizer import ChunkTokenizer
@@ -27,6 +28,7 @@ from .train.evaluate import evaluate
 from .train.processes import World, run_processes
 from .train.run_folder import write_status
 from .train.settings import TrainSettings, check_same, check_settings
+from .train.voice import longer_command, next_steps
 from .trainer import Trainer
 
 # %% ../nbs/14_commands.ipynb #c484092
@@ -138,15 +140,15 @@ def i3nb_train(
     if max_mb is None and data == 'auto':
         max_mb = 20.0
     how = dict(vocab_size=_vocab_size(cfg, vocab_size), val_spec=val_data, max_mb=max_mb, progress=world.first)
-    prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), out_dir=cache, **how))
-    trainer = Trainer(cfg, prepared, out, settings, world=world)
+    with world.together():
+        prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), out_dir=cache, **how))
+        trainer = Trainer(cfg, prepared, out, settings, world=world)
     if not world.first:
         return trainer.fit()
     _print_start(model_name(cfg), prepared, trainer)
+    was_finished = read_json(Path(out) / STATUS_FILE).get('state') == 'finished'
     row = trainer.fit()
-    tokens, docs = (sum(map(count, prepared.train)) for count in (len, lambda s: s.n_docs))
-    write_status(Path(out), train_tokens=tokens, train_docs=docs)
-    _print_results(Path(out), row)
+    _print_end(trainer, row, was_finished, longer_command(settings, preset=preset, data=data, out=out))
 
 
 def _print_start(name: str, prepared, trainer: Trainer):
@@ -158,6 +160,25 @@ def _print_start(name: str, prepared, trainer: Trainer):
     )
     if prepared.synthetic:
         print('data: the embedded story grammar: no figure of this run is a result')
+    if trainer.device.type == 'cpu' and (why := problem()):
+        print(f'note: {why}')
+
+
+def _print_end(
+    trainer: Trainer,  # after `fit`
+    row: dict,  # the last row of metrics
+    was_finished: bool,  # before this command
+    longer: str,  # the command that trains on
+):
+    "What has come of the run, unless that was told before; and what can be done next."
+    out, streams = trainer.out, trainer.data.train
+    tokens, docs = (sum(map(count, streams)) for count in (len, lambda s: s.n_docs))
+    write_status(out, train_tokens=tokens, train_docs=docs)
+    if was_finished and not trainer.bar.steps:
+        print(f'{out} is finished after step {trainer.step}: nothing was left to do')
+    else:
+        _print_results(out, row)
+    print(*next_steps(out, trainer.step, trainer.settings.prompt, longer, trainer.progress_made >= 1), sep='\n')
 
 
 def _print_results(

@@ -86,7 +86,7 @@ def scratch_folder(
 def building_folder(
     path,  # the folder's final place; what is there is replaced
 ):
-    "Gives a folder to fill. At the end it takes the place of `path`; after an error it is gone and `path` is as it was."
+    "Gives a folder to fill. At the end it takes the place of `path`; after an error `path` is as it was."
     path = Path(path)
     with scratch_folder(path.parent) as work:
         new, old = work / 'new', work / 'old'

@@ -151,9 +151,7 @@ def resume_records(
             say(f'{name}: {damaged} damaged lines, now in {name}.damaged')
     known = {row['step'] for row in read_metrics(Path(run) / METRICS_FILE)}
     if missing := sum(i not in known for i in range(1, step + 1)):
-        say(
-            f'{METRICS_FILE}: the rows of {missing} of {step} steps are missing; the curves have gaps, the training has not'
-        )
+        say(f'{METRICS_FILE}: {missing} of {step} rows are missing; the curves have gaps, the training has none')
 
 # %% ../../nbs/monitor/02_log.ipynb #c044
 class MetricsWriter:
@@ -175,7 +173,7 @@ class MetricsWriter:
         except OSError as e:
             raise I3Error(
                 f'{str(self.path)!r}: cannot write metrics ({e.strerror or e}); '
-                'check the folder, its permissions and the free space, then resume'
+                'check the folder, its permissions and the free space'
             ) from e
 
     def _open(self):
@@ -193,8 +191,10 @@ class MetricsWriter:
         except FileNotFoundError:
             return False
 
-    def _append(self):
-        "Append all rows that wait."
+    def flush(self):
+        "Append all rows that wait; raises `OSError` where the disk refuses."
+        if not self.waiting:
+            return
         if not self._is_in_place():
             old = self.fd
             self._open()
@@ -211,7 +211,7 @@ class MetricsWriter:
         if self.fd is None:
             raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
         self.waiting += (metrics_line({**(row or {}), **more}) + '\n').encode()
-        self._guard(self._append)
+        self._guard(self.flush)
 
     def truncate_after(
         self,
@@ -220,7 +220,7 @@ class MetricsWriter:
         "Drop the rows of later steps; lines that hold no row are kept aside, see `cut_rows`."
         if self.fd is None:
             raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
-        self.waiting = b''.join(l for l in self.waiting.splitlines(True) if _parse(l)['step'] <= step)
+        self.waiting = b''.join(r for r in self.waiting.splitlines(True) if _parse(r)['step'] <= step)
         self._guard(cut_rows, self.path, step)
 
     def close(self):

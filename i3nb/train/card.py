@@ -190,7 +190,8 @@ MODEL_CARD = """{head}
 {figures}
 
 A token is a chunk of text that the tokenizer knows, three characters at most, or the mark between documents. Loss and
-perplexity are a token's, so they compare only between models with the same tokenizer; bits per byte compare between all. Validation text was not trained on.
+perplexity are a token's, so they compare only between models with the same tokenizer; bits per byte compare between
+all. Validation text was not trained on.
 
 ## Data
 

@@ -45,7 +45,7 @@ class TrainSettings:
     eval_docs: Count = 64  # validation documents in an evaluation on the way
     # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
     checkpoint_every: Amount | None = None
-    prompt: str = 'once upon a time'  # the closing story starts so
+    prompt: str | None = None  # stories start so; default: as most documents of the data do
     patience: Count = setting(10, flag=False)  # a run ends after this many steps in a row whose numbers overflow
     precision: str = 'auto'  # fp32, bf16, fp16; a run that goes on keeps its own
     muon_precision: str = 'auto'  # of Muon's own products, whatever the precision; a run that goes on keeps its own
