@@ -9,6 +9,7 @@ __all__ = ['PROMPT_PIECE', 'KNOBS', 'read_tokens', 'state_bytes', 'sample_filter
            'i3nb_generate']
 
 # %% ../nbs/08_generate.ipynb #c003
+import contextlib
 import copy
 import math
 import os
@@ -331,15 +332,14 @@ def write_on_terminal(
     print(
         'Type how a text begins. /t 0.5 sets the temperature, /n 50 the length in tokens; Ctrl-D ends.', file=sys.stderr
     )
-    while True:
-        try:
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
             line = input('> ')
-        except (EOFError, KeyboardInterrupt):
-            return print()
-        if line.startswith('/'):
-            print(turn_knob(line, request))
-        else:
-            write(line, **request)
+            if line.startswith('/'):
+                print(turn_knob(line, request))
+            else:
+                write(line, **request)
+    print()
 
 
 def write_from_pipe(
