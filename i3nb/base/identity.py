@@ -13,7 +13,7 @@ import psutil
 
 # %% ../../nbs/base/09_identity.ipynb #s2944e1
 def _start_ticks(pid: int) -> int:
-    "When a process was born, in ticks since boot. Raises `OSError`, `IndexError` or `ValueError` where that is not known."
+    "When a process was born, in ticks since boot. Raises `OSError`, `IndexError` or `ValueError` where it is unknown."
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()  # a name may hold blanks and brackets
     return int(fields[19])  # field 22 of the file: two came before the bracket
 

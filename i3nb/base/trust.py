@@ -101,7 +101,7 @@ def _why_not_private(path: Path) -> str:
 def private_folder(
     path,
 ) -> Path:  # `path`
-    "Make a folder that only this user can write. Raises `I3Error` where one is there that others can write or exchange."
+    "Make a folder that only this user can write. Raises `I3Error` where others can write or exchange what is there."
     path = Path(path)
     with contextlib.suppress(FileExistsError):
         path.mkdir(parents=True, mode=0o700)

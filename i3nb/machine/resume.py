@@ -58,7 +58,7 @@ MOST_FILES = 16  # in a checkpoint; ours have two
 def plain_files(
     checkpoint: Path,  # a folder `step-…`
 ) -> dict:  # name -> bytes
-    "The files that a checkpoint's manifest names. Raises `I3Error` unless each is a plain file of the stated size, here."
+    "The files that a checkpoint's manifest names. Raises `I3Error` unless each is a plain file of that size."
     try:
         manifest = parse_json(read_plain(checkpoint / MANIFEST_FILE, MOST_JSON))
         sizes = {name: known['bytes'] for name, known in manifest['files'].items()}
@@ -69,12 +69,10 @@ def plain_files(
         raise I3Error(f'checkpoint {checkpoint.name} refused: its manifest is not of this step, or names no files')
     for name, size in sizes.items():
         if name != Path(name).name or name.startswith('.'):
-            raise I3Error(
-                f'checkpoint {checkpoint.name} refused: it names {one_line(name)!r}, which is no file of its own'
-            )
+            raise I3Error(f'checkpoint {checkpoint.name} refused: {one_line(name)!r} is no file of its own')
         with open_plain(checkpoint / name) as f:
             if os.fstat(f.fileno()).st_size != size:
-                raise I3Error(f'checkpoint {checkpoint.name} refused: {name} has not the size that the manifest says')
+                raise I3Error(f'checkpoint {checkpoint.name} refused: {name} has not the stated size')
     return sizes
 
 
@@ -116,7 +114,7 @@ def _is_sound(name: str, value) -> bool:
 
 
 def _kept_settings(found: dict) -> dict:
-    "Those of the fixed settings that a run may decide. Raises `I3Error` where one is not sound, or they do not fit together."
+    "Those of the settings that a run may decide. Raises `I3Error` where they are not sound, or do not fit together."
     given = {k: found[k] for k in DECIDES if found.get(k) is not None and k in options(TrainSettings)}
     wrong = [k for k, value in given.items() if not _is_sound(k, value)]
     if wrong:
@@ -162,7 +160,8 @@ class Earlier(NamedTuple):
 
     def __str__(self):
         decided = ', '.join(f'{name}={value}' for name, value in self.settings.items()) or 'nothing'
-        return f'step {self.step:,} of {one_line(self.checkpoint.parent.parent.name)}, below the input folder; it decides: {decided}'
+        name = one_line(self.checkpoint.parent.parent.name)
+        return f'step {self.step:,} of {name}, below the input folder; it decides: {decided}'
 
 
 def foreign_settings(

@@ -264,11 +264,9 @@ def _launch(self: Session, log):
         self.folder, train_command(args, scratch), env, left and 3600 * (left - MARGIN_HOURS * 0.7), **notes
     )
     log(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
-    asked = 60 * self.knobs['hours']
-    if self.minutes < asked:
-        log(
-            f'of the {asked:.3g} minutes asked for, the rest has passed or is kept for preparing data, the last evaluation and saving'
-        )
+    if self.minutes < 60 * self.knobs['hours']:
+        kept = 'kept for preparing data, the last evaluation and saving'
+        log(f'of the {60 * self.knobs["hours"]:.3g} minutes asked for, the rest has passed or is {kept}')
 
 
 @patch
