@@ -26,6 +26,7 @@ from i3nb.base.files import (
     read_json,
     write_atomic,
 )
+from ..base.trust import parse_json
 from ..core import PRESETS, I3Config
 from ..data.hub import HUB
 from ..monitor.log import read_metrics, to_columns
@@ -221,7 +222,7 @@ def read_stories(
     stories = []
     for line in lines:
         try:
-            sample = json.loads(line)
+            sample = parse_json(line)
             stories.append(f'step {sample["step"]}\n\n{sample["text"].strip()}\n')
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a torn line
