@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, MARK = ROOT / 'kaggle', '# [the packed library]'
+OPTIONAL = ('nvidia-ml-py',)  # the library works without: the notebook installs it where it can, and goes on
 INI = configparser.ConfigParser(delimiters=['='])
 INI.read(ROOT / 'settings.ini', encoding='utf-8')
 CFG = INI['DEFAULT']
@@ -54,11 +55,14 @@ def version() -> str:
 def library_cell() -> str:
     "The source of the cell that carries the library"
     packed = pack()
-    needs = ' '.join(r for r in CFG['requirements'].split() if not r.startswith('torch'))
+    packages = [r for r in CFG['requirements'].split() if not r.startswith('torch')]
+    wants = [r for r in packages if r.startswith(OPTIONAL)]
+    needs = [r for r in packages if r not in wants]
     text = '\n'.join(textwrap.wrap(base64.b64encode(packed).decode(), 8000))
     return f'''{MARK} i3nb's Python sources: a zip file, written as text. Nothing to change here.
 VERSION = {version()!r}
-NEEDS = {needs!r}
+NEEDS = {' '.join(needs)!r}
+WANTS = {' '.join(wants)!r}
 SHA256 = {hashlib.sha256(packed).hexdigest()!r}
 LIBRARY = """
 {text}

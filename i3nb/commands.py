@@ -18,7 +18,7 @@ from .base.devices import pick_device, pick_precision
 from .base.files import PLOT_FILE, SAMPLES_FILE, SETTINGS_FILE, STATUS_FILE, read_json
 from .core import I3Config, param_count
 from .data.preparation import prepare
-from .data.sources import open_sources, resolve_spec
+from .data.sources import absolute_spec, open_sources, resolve_spec
 from .kernels.native import problem
 from .model import I3Model
 from .monitor.plots import plot_run
@@ -83,7 +83,7 @@ def _data_spec(data: str, out: Path) -> str:
     spec, note = resolve_spec(data)
     if note:
         print(note)
-    return spec
+    return absolute_spec(spec)
 
 
 def _completed(settings: TrainSettings, eager: bool) -> TrainSettings:

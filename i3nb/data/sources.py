@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SIGN_BYTES', 'DEFAULT_STORIES', 'MOST_WEIGHT', 'file_split', 'folder_files', 'Source', 'sign_file',
-           'open_sources', 'resolve_spec', 'sample_data']
+           'open_sources', 'absolute_spec', 'resolve_spec', 'sample_data']
 
 # %% ../../nbs/data/04_sources.ipynb #c003
 import hashlib
@@ -165,6 +165,25 @@ def open_sources(
     if not parts:
         raise I3Error(f"data: {spec!r} names nothing; give a file, a folder, a hub id or 'synthetic'")
     return [_open_source(*_cut_weight(part)) for part in parts]
+
+# %% ../../nbs/data/04_sources.ipynb #c026541
+def _from_root(source: Source) -> str:
+    "One part of a data spec that means the same in every folder."
+    name = source.name
+    if source.kind == 'files':
+        path = str(Path(name).expanduser().absolute())
+        name = name if ',' in path else path  # a comma would end the name
+    split = f':{source.split}' if source.split != 'train' else ''
+    return name + split + ('' if source.weight is None else f'={source.weight!r}')
+
+
+def absolute_spec(
+    spec: str,  # as for `open_sources`
+) -> str:
+    "The same data with files and folders named from the root. Raises `I3Error` for whatever cannot be data."
+    if spec and Path(spec).exists():
+        return str(Path(spec).absolute())
+    return ','.join(map(_from_root, open_sources(spec)))
 
 # %% ../../nbs/data/04_sources.ipynb #c044
 def resolve_spec(

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import NamedTuple
 import torch
 from ..base.cache import cache_root
 from ..base.commands import I3Error
+from ..base.trust import private_folder
 
 # %% ../../nbs/kernels/01_native.ipynb #c005
 LOG2E, LN2 = math.log2(math.e), math.log(2)
@@ -122,16 +124,29 @@ INLINE float normal_cdf(float x, float *bell) { /* share of a normal distributio
 _FLAGS = '-O3 -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math'.split()
 
 
+@lru_cache
+def _passing_folder() -> tempfile.TemporaryDirectory:
+    "A folder that lasts as long as this process."
+    return tempfile.TemporaryDirectory(prefix='i3nb-native-')
+
+
+@lru_cache
+def _warn(line: str):
+    "Say something once."
+    print(line, file=sys.stderr)
+
+
 def cache_folder() -> Path:
-    "A folder for compiled code that only this user can write: `I3NB_CACHE`, else below the home, else a temporary one."
+    "A folder for compiled code that only this user can write, in the cache; else a passing one."
     try:
-        path = cache_root() / 'native'
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.stat().st_uid == os.getuid() and os.access(path, os.W_OK):
+        path = private_folder(cache_root() / 'native')
+        if os.access(path, os.W_OK):
             return path
-    except (OSError, I3Error):
+    except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix='i3nb-native-'))
+    except I3Error as e:
+        _warn(f'compiled code is not kept: {e}')
+    return Path(_passing_folder().name)
 
 
 def _cpu_name() -> str:

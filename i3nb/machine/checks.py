@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'OPEN_DATA', 'Check', 'Report', 'check_device', 'check_torch', 'check_compiler', 'check_driver',
            'check_plan', 'check_memory', 'check_disk', 'check_install_disk', 'check_machine', 'DataChoice',
-           'choose_data', 'check_internet', 'check_data', 'check_time', 'check_surroundings']
+           'choose_data', 'kept_data', 'check_internet', 'check_data', 'check_time', 'check_surroundings']
 
 # %% ../../nbs/machine/07_checks.ipynb #chk2
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from fastcore.xml import B, Table, Td, Th, Tr, to_xml
 from ..base.commands import I3Error
 from ..core import I3Config, param_count
 from ..data.hub import hub_offline, hub_problem
-from ..data.sources import open_sources
+from ..data.sources import absolute_spec, open_sources
 from .estimates import memory_need
 from .facts import HUB_HOST, Facts
 from .install import INSTALL_GB
@@ -181,16 +181,17 @@ class DataChoice(NamedTuple):
     spec: str  # a data spec, as `i3nb_train --data` takes it
     problem: str | None = None  # what is wrong with it, or with the data that it replaces
     usable: bool = True  # whether it can be trained on
+    local: bool = False  # whether all of it is on this machine
 
 
 def _own_data(spec: str, problem) -> DataChoice:
     "Data that the user names: taken as they are, or not at all."
     try:
-        sources = open_sources(spec)
+        sources, spec = open_sources(spec), absolute_spec(spec)
     except I3Error as e:
         return DataChoice(spec, str(e), False)
     wrong = next((f'{s.name}: {w}' for s in sources if s.kind == 'hub' and (w := problem(s.name))), None)
-    return DataChoice(spec, wrong, wrong is None)
+    return DataChoice(spec, wrong, wrong is None, all(s.kind != 'hub' for s in sources))
 
 
 def _papers_data(tinychat: bool, required: bool, problem) -> DataChoice:
@@ -212,6 +213,16 @@ def choose_data(
     problem = problem or hub_problem
     return _papers_data(tinychat, required, problem) if data == 'auto' else _own_data(data, problem)
 
+
+def kept_data(
+    spec: str,  # what an earlier run was trained on
+    problem=None,  # asked once per data set; default: `hub_problem`
+) -> DataChoice:
+    "The data of a run that goes on. They may have been prepared before, so a hub that does not answer is only noted."
+    found = _own_data(spec, problem or hub_problem)
+    names_are_good = found.usable or _own_data(spec, lambda name: None).usable
+    return found._replace(usable=names_are_good)
+
 # %% ../../nbs/machine/07_checks.ipynb #chk6
 def _how_to_connect(places: Places) -> str:
     "How the internet is switched on."
@@ -221,11 +232,13 @@ def _how_to_connect(places: Places) -> str:
 
 
 def check_internet(
-    online: bool,  # whether the hub answers
+    online: bool | None,  # whether the hub answers; None: nothing is needed from it
     plan: TrainPlan,  # what is planned
     places: Places,  # folders of the session
 ) -> Check:
     "Whether the hub's host can be reached; needed where PyTorch is to be installed."
+    if online is None:
+        return Check(what='internet', found='not needed: the data are on this machine')
     found = f'{HUB_HOST} answers' if online else f'no answer from {HUB_HOST}'
     verdict = 'stop' if plan.install else 'warn'
     return Check(what='internet', found=found, **_unless(online, verdict, _how_to_connect(places)))
@@ -234,14 +247,15 @@ def check_internet(
 def check_data(
     data: DataChoice,  # of `choose_data`
     places: Places,  # folders of the session
+    what: str = 'data',  # or the validation data
 ) -> Check:
     "What is trained on, and whether a figure of the run will be a result."
     found = data.spec + (f' ({data.problem})' if data.problem else '')
     if not data.usable:
         remedy = f'{_how_to_connect(places)}, or give your own file as data'
-        return Check(what='data', found=found, verdict='stop', remedy=remedy)
+        return Check(what=what, found=found, verdict='stop', remedy=remedy)
     made_up = 'stories made up by a grammar: no figure of this run is a result; connect, or give your own file as data'
-    return Check(what='data', found=found, **_unless(data.spec != 'synthetic', 'warn', made_up))
+    return Check(what=what, found=found, **_unless(data.spec != 'synthetic', 'warn', made_up))
 
 
 def check_time(left: float | None) -> list:  # empty where no limit is known
@@ -254,7 +268,7 @@ def check_time(left: float | None) -> list:  # empty where no limit is known
 
 
 def check_surroundings(
-    online: bool,  # whether the hub's host answers
+    online: bool | None,  # whether the hub's host answers; None: nothing is needed from it
     data: DataChoice,
     left: float | None,  # hours of the session
     *,

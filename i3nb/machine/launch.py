@@ -177,6 +177,7 @@ rm -f "$run/{EXIT_FILE}.new"
 def one_at_a_time(
     folder,  # a run folder; it is made where missing
     purpose: str,  # names the lock: what nobody else may do meanwhile
+    log=lambda line: None,  # called with a line before it waits
 ):
     "Wait until no other process of this machine does the same to this folder, and keep others waiting."
     try:
@@ -187,7 +188,11 @@ def one_at_a_time(
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open_plain(Path(folder) / f'.{purpose}', 'ab') as f:
         with contextlib.suppress(OSError):  # a file system without locks: the trainer's own check must do
-            fcntl.flock(f, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log(f'another notebook is {purpose} this run: waiting for it')
+                fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 

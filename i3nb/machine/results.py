@@ -19,6 +19,7 @@ from i3nb.base.files import (
     WEIGHTS_FILE,
     write_atomic,
 )
+from ..base.trust import parse_json
 from ..core import I3Config
 from ..monitor.plots import plot_run
 from ..train.card import CARD_FILE, write_card
@@ -50,7 +51,7 @@ def read_stories(
     stories = []
     for line in lines:
         try:
-            sample = json.loads(line)
+            sample = parse_json(line)
             stories.append(f'step {sample["step"]}\n\n{sample["text"].strip()}\n')
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a torn line

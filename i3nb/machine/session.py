@@ -14,17 +14,28 @@ from ..base.commands import I3Error, options
 from ..base.files import SETTINGS_FILE, WEIGHTS_FILE, read_json
 from ..commands import i3nb_train
 from ..core import I3Config
-from .checks import Check, Report, check_install_disk, check_machine, check_surroundings, choose_data
+from i3nb.machine.checks import (
+    Check,
+    DataChoice,
+    Report,
+    check_data,
+    check_install_disk,
+    check_machine,
+    check_surroundings,
+    choose_data,
+    kept_data,
+)
 from .facts import can_connect, find_facts
 from .install import install_torch
-from .launch import Run, attach, explain_failure, launch_training, train_command, train_env
+from .launch import Run, attach, explain_failure, launch_training, one_at_a_time, train_command, train_env
 from .places import MARGIN_HOURS, find_places, time_left, training_minutes
 from .plan import plan_training
 from .probe import check_probe, probe
 from .rehearsal import Way
 from .results import read_stories, write_run_results
-from .resume import checkpoints_below, copy_checkpoint, earlier_minutes, find_checkpoint, keep_settings
+from .resume import checkpoints_below, copy_checkpoint, earlier_minutes, find_earlier, keep_settings
 from ..monitor.dashboard import watch
+from ..monitor.view import usable_number
 
 # %% ../../nbs/machine/13_session.ipynb #c086
 def is_yes(word: str) -> bool:
@@ -78,7 +89,7 @@ class Session:
         self.plan = plan_training(self.facts, self.knobs['preset'], self.knobs.get('batch_size'))
         self.cfg = I3Config.preset(self.plan.preset)
         self.folder = self.places.working / self.plan.preset
-        self.data = self.report = self.outcome = None
+        self.data = self.val_data = self.earlier = self.report = self.outcome = None
 
     @property
     def run(self) -> Run:
@@ -90,42 +101,64 @@ class Session:
         "Hours of the session; None where no limit is known."
         return time_left(self.places.on_kaggle)
 
-    def describe_earlier_run(self) -> str:
-        "What there is to go on from, in one line; empty where there is nothing."
+    def check_earlier_run(self) -> list:  # of `Check`; empty where there is nothing
+        "What there is to go on from, and what it decides; the run below the input folder is kept as `earlier`."
+        self.earlier, refused = None, []
         if attach(self.folder):
-            return 'training is running: the next cell only watches it'
-        if own := checkpoints_below(self.folder):
-            return f'{own[0].name} in the working folder: it goes on from there'
-        if attached := checkpoints_below(self.places.input):
-            many = f'{len(attached)} checkpoint{"s" if len(attached) > 1 else ""} below the input folder'
-            return f'{many}: the newest good one of {self.plan.preset} is taken up'
-        return ''
+            return [Check(what='earlier run', found='training is running: the next cell only watches it')]
+        own, earlier = checkpoints_below(self.folder), find_earlier(self.places.input, self.cfg, refused.append)
+        found = f'{own[0].name} in the working folder: it goes on from there' if own else 'none that can be taken up'
+        if earlier and not (own and int(own[0].name.split('-')[1]) >= earlier.step):
+            self.earlier, found = earlier, str(earlier)
+            refused += earlier.refused
+        remedy = dict(verdict='warn', remedy='; '.join(refused)) if refused else {}
+        return [Check(what='earlier run', found=found, **remedy)] if own or self.earlier or refused else []
+
+    def choose_data(self) -> DataChoice:
+        "What to train on: what the user names, else what the earlier run had, else the papers' data."
+        if (
+            self.knobs['data'] == 'auto'
+            and self.earlier
+            and self.earlier.refused
+            and 'data' not in self.earlier.settings
+        ):
+            return DataChoice('auto', 'those of the earlier run are not taken; say which: data = …', False)
+        own = read_json(self.folder / SETTINGS_FILE) if checkpoints_below(self.folder) else {}
+        kept = (self.earlier.settings if self.earlier else own).get('data')
+        if self.knobs['data'] == 'auto' and kept and isinstance(kept, str):
+            return kept_data(kept)
+        required = self.places.on_kaggle and bool(self.plan.cards)  # a GPU's hours are too dear for made-up stories
+        return choose_data(self.knobs['data'], self.knobs['tinychat'], required)
 
     def check(self) -> Report:
         "Look at everything, and try nothing."
-        required = self.places.on_kaggle and bool(self.plan.cards)  # a GPU's hours are too dear for made-up stories
-        self.data = choose_data(self.knobs['data'], self.knobs['tinychat'], required)
-        online = (self.knobs['data'] == 'auto' and self.data.problem is None) or can_connect()
+        earlier, self.data = self.check_earlier_run(), self.choose_data()
+        online = None
+        if self.plan.install or not self.data.local:
+            online = (self.knobs['data'] == 'auto' and self.data.problem is None) or can_connect()
         around = check_surroundings(online, self.data, self.hours_left, plan=self.plan, places=self.places)
         self.report = Report([*check_machine(self.facts, self.plan), *around])
+        if named := self.knobs.get('val_data'):
+            self.val_data = choose_data(named)
+            self.report.append(check_data(self.val_data, self.places, 'validation data'))
         if self.plan.install and not (self.places.scratch / f'torch-{self.plan.install}').exists():
             self.report.append(check_install_disk(find_facts(self.places.scratch).disk_free_gb))
-        if earlier := self.describe_earlier_run():
-            self.report.append(Check(what='earlier run', found=earlier))
+        self.report.extend(earlier)
         return self.report
 
 # %% ../../nbs/machine/13_session.ipynb #ses6
 @patch
 def process_env(self: Session, overlay=None) -> dict:
     "The environment of the training process; `overlay` is the folder of another PyTorch."
-    forms = str(self.places.scratch / 'forms.json')
-    return train_env(self.facts, self.plan, self.places.scratch, overlay) | dict(I3NB_FORMS=forms)
+    scratch = self.places.open_scratch()
+    forms = str(scratch / 'forms.json')
+    return train_env(self.facts, self.plan, scratch, overlay) | dict(I3NB_FORMS=forms)
 
 
 @patch
 def try_machine(self: Session, env: dict, log=print) -> list:
     "Try on the machine itself what training will do, and plan with what works; the lines of the pre-flight."
-    self.outcome = probe(self.plan, self.facts, env, self.places.scratch / 'probe.json', log=log)
+    self.outcome = probe(self.plan, self.facts, env, self.places.open_scratch() / 'probe.json', log=log)
     if self.outcome['way']:
         self.plan = self.plan.with_way(Way(**self.outcome['way']))
     return check_probe(self.outcome)
@@ -154,18 +187,10 @@ def end_minutes(
     "When to end, in minutes on the run's clock: a run that was interrupted keeps its end."
     self.minutes = training_minutes(self.knobs['hours'], self.hours_left)
     launched = self.run.launched
-    rest = launched.get('end', 0.0) - before
+    rest = (usable_number(launched.get('end')) or 0.0) - before
     if launched.get('hours') == self.knobs['hours'] and rest > 0.01:
         self.minutes = min(self.minutes, rest)
     return before + self.minutes
-
-
-@patch
-def data_spec(self: Session) -> str:
-    "What to train on: a run that goes on keeps its data."
-    old = read_json(self.folder / SETTINGS_FILE).get('data')
-    goes_on = old and self.knobs['data'] == 'auto' and checkpoints_below(self.folder)
-    return old if goes_on else self.data.spec
 
 
 @patch
@@ -173,9 +198,9 @@ def train_args(self: Session) -> list:
     "Arguments of `i3nb_train` for this session."
     before = earlier_minutes(self.folder)
     args = [*self.plan.args(), '--out', str(self.folder), '--minutes', f'{self.end_minutes(before):.3f}']
-    args += ['--data', self.data_spec()]
-    if self.knobs.get('val_data'):
-        args += ['--val_data', self.knobs['val_data']]
+    args += ['--data', self.data.spec]
+    if self.val_data:
+        args += ['--val_data', self.val_data.spec]
     usual = MAX_MB['cards' if self.plan.cards else 'cpu'] if self.knobs['data'] == 'auto' else None
     if limit := self.knobs.get('max_mb') or usual:
         args += ['--max_mb', f'{limit:g}']
@@ -207,9 +232,9 @@ def refuse_if_stopped(self: Session):
 @patch
 def copy_earlier_run(self: Session, log=print):
     "Copy the newest good checkpoint below the input folder into the run folder, if there is one."
-    if found := find_checkpoint(self.places.input, self.cfg, log):
-        step = copy_checkpoint(found, self.folder)
-        log(f'going on after step {step:,} of {found.parent.parent.name}, below the input folder')
+    if self.earlier:
+        step = copy_checkpoint(self.earlier.checkpoint, self.folder, self.earlier.settings, log)
+        log(f'going on after step {step:,} of {self.earlier.checkpoint.parent.parent.name}, below the input folder')
 
 
 @patch
@@ -228,6 +253,23 @@ def prove_cards(
 
 
 @patch
+def _launch(self: Session, log):
+    "Start the training process; the keeper's deadline comes after the trainer's own end."
+    scratch, left = self.places.open_scratch(), self.hours_left
+    overlay = install_torch(self.plan.install, scratch) if self.plan.install else None
+    self.prove_cards(overlay, log)
+    env, args = self.process_env(overlay) | self.plan.way().env(), self.train_args()
+    notes = dict(hours=self.knobs['hours'], end=float(args[args.index('--minutes') + 1]))
+    launch_training(
+        self.folder, train_command(args, scratch), env, left and 3600 * (left - MARGIN_HOURS * 0.7), **notes
+    )
+    log(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
+    if self.minutes < 60 * self.knobs['hours']:
+        kept = 'kept for preparing data, the last evaluation and saving'
+        log(f'of the {60 * self.knobs["hours"]:.3g} minutes asked for, the rest has passed or is {kept}')
+
+
+@patch
 def start(
     self: Session,
     more=False,  # train on where the run is finished, for `hours` more
@@ -238,16 +280,12 @@ def start(
         log(reason)
         return self.folder
     self.refuse_if_stopped()
-    self.copy_earlier_run(log)
-    overlay = install_torch(self.plan.install, self.places.scratch) if self.plan.install else None
-    self.prove_cards(overlay, log)
-    env, args, left = self.process_env(overlay) | self.plan.way().env(), self.train_args(), self.hours_left
-    end = float(args[args.index('--minutes') + 1])
-    seconds = left and 3600 * (left - MARGIN_HOURS * 0.7)  # the keeper's deadline comes after the trainer's own end
-    launch_training(
-        self.folder, train_command(args, self.places.scratch), env, seconds, hours=self.knobs['hours'], end=end
-    )
-    log(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
+    with one_at_a_time(self.folder, 'starting', log):
+        if reason := self.why_not_start(more):  # asked again: another kernel may have been faster
+            log(reason)
+        else:
+            self.copy_earlier_run(log)
+            self._launch(log)
     return self.folder
 
 # %% ../../nbs/machine/13_session.ipynb #c093
