@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 import psutil
 import torch
-from ..base.devices import cpu_bf16_speedup
+from ..base.devices import cpu_multiplies_bf16
 from ..base.processors import cpu_quota, usable_cpus
 from ..kernels.native import problem
 from ..monitor.memory import GB, total_ram
@@ -60,7 +60,7 @@ class Facts:
     cpus: int = 1  # that this process can keep busy
     cpu_quota: float | None = None  # processors' worth of time that its container is given; None: no limit
     threads: int = 1  # that PyTorch computes with
-    cpu_bf16: float | None = None  # how many times faster than fp32; None: not measured
+    cpu_bf16: bool = False  # whether the CPU has instructions for products in bf16
     cpu_gflops: float | None = None  # 1e9 operations a second of matrix products, all cores; None: not measured
     c_problem: str | None = None  # why there is no compiled code, or only slower one
     ram_gb: float = 0.0  # main memory, units of 1e9 bytes
@@ -200,7 +200,7 @@ def find_facts(
         cpus=usable_cpus(),
         cpu_quota=cpu_quota(),
         threads=torch.get_num_threads(),
-        cpu_bf16=None if found.cards else cpu_bf16_speedup(),
+        cpu_bf16=cpu_multiplies_bf16(),
         cpu_gflops=None if found.cards else usable_cpus() * core_gflops(),
         c_problem=problem(),
         ram_gb=ram,
