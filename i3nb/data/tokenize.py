@@ -70,14 +70,15 @@ def i3nb_tokenize(
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
     vocab_size: int = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
+    keep_case: bool = False,  # keep capitals, as marks before words; without it all text becomes lower-case
     out: str = None,  # cache folder; default I3NB_CACHE, else ~/.cache/i3nb
     val_fraction: float = 0.01,  # share of documents split off for validation
     seed: int = 0,  # of the split
     max_mb: float = None,  # read at most this many million characters of each source
 ):
-    "Turn text into token shards; prints one JSON object."
+    "Turn text into token shards; prints one JSON object. Text is lower-cased unless --keep_case is given."
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
-    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb)
+    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, keep_case=keep_case)
     info = summary(prepare(data, tok, out, vocab_size, val_data, **limits))
     print_parts(info['parts'])
     print(json.dumps(info, indent=1))

@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 import torch
 from ..base.commands import I3Error, options
 from ..base.files import CHECKPOINTS, METRICS_FILE, SAMPLES_FILE, SETTINGS_FILE, read_json, write_atomic
 from ..core import I3Config
-from ..train.checkpoints import check_checkpoint, last_good_checkpoint, read_state
+from ..train.checkpoints import check_checkpoint, checkpoint_rows, last_good_checkpoint, read_state
 from ..train.settings import FIXED, TrainSettings
 
 # %% ../../nbs/machine/11_resume.ipynb #c069
@@ -34,13 +35,14 @@ def checkpoints_below(root: Path) -> list:
 
 def find_checkpoint(
     root: Path,  # searched at every depth
-    cfg: I3Config = None,  # the configuration it must have
+    cfg: I3Config = None,  # the configuration it must have, but for the rows of its vocabulary
     log=print,  # called with a line for every checkpoint that is refused
 ) -> Path | None:
     "The good checkpoint with the most steps below `root`."
     for path in checkpoints_below(Path(root)):
         try:
-            check_checkpoint(path, cfg)
+            rows = checkpoint_rows(path)
+            check_checkpoint(path, replace(cfg, vocab_size=rows) if cfg and rows else cfg)
             return path
         except (I3Error, OSError, KeyError, TypeError, ValueError) as e:
             log(f'{path.parent.parent.name}: {e}')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['checksum', 'check_state', 'save_checkpoint', 'read_state', 'load_into', 'check_checkpoint', 'last_good_checkpoint',
-           'random_state', 'restore_random_state']
+           'checkpoint_rows', 'run_rows', 'random_state', 'restore_random_state']
 
 # %% ../../nbs/train/03_checkpoints.ipynb #w1968
 import json
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from ..base.commands import I3Error
-from ..base.files import CHECKPOINTS, MANIFEST_FILE, STATE_FILE, STEP_FOLDERS, WEIGHTS_FILE, write_atomic
+from ..base.files import CHECKPOINTS, MANIFEST_FILE, STATE_FILE, STEP_FOLDERS, WEIGHTS_FILE, read_json, write_atomic
 from ..core import I3Config
 from ..model import save_tensors
 
@@ -172,6 +172,23 @@ def last_good_checkpoint(
             return path, check_checkpoint(path, cfg)
         except I3Error as e:
             say(str(e))
+
+# %% ../../nbs/train/03_checkpoints.ipynb #c550256
+def checkpoint_rows(
+    path: Path,  # a folder `step-…`
+) -> int | None:
+    "Rows of the vocabulary that a checkpoint's model has; None where its manifest does not say."
+    config = read_json(path / MANIFEST_FILE).get('config')
+    rows = config.get('vocab_size') if isinstance(config, dict) else None
+    return rows if type(rows) is int else None
+
+
+def run_rows(
+    run: Path,  # the run's folder
+) -> int | None:
+    "The same of a run's newest checkpoint that says it; None for a run without one."
+    newest_first = sorted(Path(run).glob(STEP_FOLDERS), reverse=True)
+    return next(filter(None, map(checkpoint_rows, newest_first)), None)
 
 # %% ../../nbs/train/03_checkpoints.ipynb #c033
 def random_state(device) -> dict:
