@@ -201,7 +201,8 @@ def state_dict(self: Trainer) -> dict:
 @patch
 def _fixed(self: Trainer) -> dict:
     "The settings that a resumed run must keep, as they were resolved."
-    resolved = dict(seq_len=self.batches.t, sparse=bool(self.sparsity), tokenizer=self.data.tokenizer.fingerprint)
+    tok, resolved = self.data.tokenizer, dict(seq_len=self.batches.t, sparse=bool(self.sparsity))
+    resolved |= dict(keep_case=tok.case_markers, tokenizer=tok.fingerprint)
     return {k: getattr(self.settings, k) for k in FIXED} | resolved
 
 # %% ../nbs/13_trainer.ipynb #y6236

@@ -70,20 +70,21 @@ def i3nb_tokenize(
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
     vocab_size: Count = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
+    keep_case: bool = False,  # keep capitals, as marks before words; without it all text becomes lower-case
     # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
     cache: Annotated[str, Alias('out')] = None,
     val_fraction: Share = 0.01,  # share of documents split off for validation
     seed: Seed = 0,  # of the split
     max_mb: Positive = None,  # read at most this many million characters of each source
 ):
-    """Turn text into token shards; prints one JSON object.
+    """Turn text into token shards; prints one JSON object. Text is lower-cased unless --keep_case is given.
 
     examples:
       i3nb_tokenize --data stories.txt --vocab_size 4096
       i3nb_tokenize --data roneneldan/TinyStories --max_mb 20 --cache prepared
     """
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
-    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb)
+    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, keep_case=keep_case)
     info = summary(prepare(data, tok, cache, vocab_size, val_data, **limits))
     print_parts(info['parts'])
     print(json.dumps(info, indent=1))

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -32,7 +33,7 @@ from ..base.trust import one_line, open_plain, parse_json, read_plain
 from ..core import I3Config
 from ..data.sources import open_sources
 from ..monitor.view import usable_number
-from ..train.checkpoints import check_checkpoint, last_good_checkpoint, read_state
+from ..train.checkpoints import check_checkpoint, checkpoint_rows, last_good_checkpoint, read_state
 from ..train.settings import FIXED, TrainSettings, check_settings
 
 # %% ../../nbs/machine/11_resume.ipynb #c069
@@ -78,14 +79,15 @@ def plain_files(
 
 def find_checkpoint(
     root: Path,  # searched at every depth
-    cfg: I3Config = None,  # the configuration it must have
+    cfg: I3Config = None,  # the configuration it must have, but for the rows of its vocabulary
     log=print,  # called with a line for every checkpoint that is refused
 ) -> Path | None:
     "The good checkpoint with the most steps below `root`. Whatever lies there, the search goes on to its end."
     for path in checkpoints_below(Path(root)):
         try:
             plain_files(path)
-            check_checkpoint(path, cfg)
+            rows = checkpoint_rows(path)
+            check_checkpoint(path, replace(cfg, vocab_size=rows) if cfg and rows else cfg)
             return path
         except Exception as e:  # a stranger's files can fail in ways that nobody has thought of
             log(one_line(f'{path.parent.parent.name}: {e or type(e).__name__}'))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEPT', 'checksum', 'save_state', 'check_state', 'step_folders', 'tensor_bytes', 'lacking_bytes', 'lacking_room',
            'check_space', 'make_room', 'save_checkpoint', 'link_weights', 'read_state', 'telling_misfits',
-           'last_choices', 'load_into', 'check_checkpoint', 'last_good_checkpoint', 'weights_checksum',
-           'require_equal_weights', 'random_state', 'restore_random_state']
+           'last_choices', 'load_into', 'check_checkpoint', 'last_good_checkpoint', 'checkpoint_rows', 'run_rows',
+           'weights_checksum', 'require_equal_weights', 'random_state', 'restore_random_state']
 
 # %% ../../nbs/train/03_checkpoints.ipynb #w1968
 import contextlib
@@ -33,6 +33,7 @@ from i3nb.base.files import (
     WEIGHTS_FILE,
     building_folder,
     flush_to_disk,
+    read_json,
     replacing,
     write_atomic,
 )
@@ -355,6 +356,23 @@ def last_good_checkpoint(
             return path, check_checkpoint(path, cfg)
         except I3Error as e:
             say(str(e))
+
+# %% ../../nbs/train/03_checkpoints.ipynb #c550256
+def checkpoint_rows(
+    path: Path,  # a folder `step-…`
+) -> int | None:
+    "Rows of the vocabulary that a checkpoint's model has; None where its manifest does not say."
+    config = read_json(path / MANIFEST_FILE).get('config')
+    rows = config.get('vocab_size') if isinstance(config, dict) else None
+    return rows if type(rows) is int else None
+
+
+def run_rows(
+    run: Path,  # the run's folder
+) -> int | None:
+    "The same of a run's newest checkpoint that says it; None for a run without one."
+    newest_first = sorted(Path(run).glob(STEP_FOLDERS), reverse=True)
+    return next(filter(None, map(checkpoint_rows, newest_first)), None)
 
 # %% ../../nbs/train/03_checkpoints.ipynb #c4c18c9
 def weights_checksum(

@@ -39,7 +39,7 @@ REMEDY = (
 
 COMMON = dict(
     preset='i3-tiny',
-    vocab_size=400,
+    vocab_size=4096,
     iters=12,
     batch_size=2,
     seq_len=80,
@@ -52,6 +52,7 @@ COMMON = dict(
     muon_precision='bf16',  # whatever this machine would choose
 )
 STEADY = 'fp32 muon, products in fp32'  # the case that other processors compute most alike writes the texts
+ENTRIES = 400  # of the tokenizer; the model keeps the 4,096 rows of its preset, as when the file was written
 CASES = {
     'fp32 adamw': dict(precision='fp32', recipe='adamw'),
     'fp32 muon': dict(precision='fp32', recipe='muon'),
@@ -134,8 +135,15 @@ def train(folder, run, options):
         options['checkpoint_every'] = 6
     files = dict(data='train.jsonl', val_data='valid.jsonl', cache='cache')
     files = {option: str(folder / name) for option, name in files.items()}
+    files['tokenizer'] = tokenizer(folder, files)
     with unittest.mock.patch('matplotlib.figure.Figure.savefig'):
         said('i3nb_train', **{**COMMON, **files, **options}, out=str(run))
+
+
+def tokenizer(folder, files):
+    "The folder of a tokenizer that `i3nb_tokenize` trains on the same documents."
+    how = dict(data=files['data'], val_data=files['val_data'], out=files['cache'], vocab_size=ENTRIES)
+    return str(Path(json.loads(said('i3nb_tokenize', **how))['path']) / 'tokenizer')
 
 
 def outcome(run):
