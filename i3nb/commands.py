@@ -16,8 +16,9 @@ from .base.commands import I3Error, call_parse, user_errors
 from .base.devices import pick_device, pick_precision
 from .base.files import PLOT_FILE, SAMPLES_FILE, SETTINGS_FILE
 from .core import I3Config
+from .data.files import ReadOptions
 from .data.preparation import prepare
-from .data.sources import open_sources, resolve_spec
+from .data.sources import open_sources, resolve_spec, tell_reading
 from .model import I3Model
 from .monitor.plots import plot_run
 from .tokenizer import ChunkTokenizer
@@ -66,12 +67,13 @@ def _check_processes(processes: int, batch_size: int):
 @user_errors
 def i3nb_train(
     preset: str = 'i3-tiny',  # model: {presets}
-    # hub id, file ({formats}), folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
+    # hub id, file ({formats}), folder, pattern, several with commas, each with =weight; auto: TinyStories or synthetic
     data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split
     out: str = 'runs/demo',  # run folder; an existing run there goes on
     *,
     settings: TrainSettings,  # each of its fields is an option
+    reading: ReadOptions,  # the same
     eager: bool = False,  # never record it
     device: str = 'auto',  # cpu, cuda, cuda:1
     processes: int = 1,  # this many processes share each batch: one for each card
@@ -91,7 +93,7 @@ def i3nb_train(
     if max_mb is None and data == 'auto':
         max_mb = 20.0
     how = dict(vocab_size=_vocab_size(cfg, vocab_size), val_spec=val_data, max_mb=max_mb, progress=world.first)
-    prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), out_dir=cache, **how))
+    prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), out_dir=cache, reading=reading, **how))
     trainer = Trainer(cfg, prepared, out, settings, world=world)
     if not world.first:
         return trainer.fit()
@@ -131,12 +133,15 @@ def i3nb_eval(
     precision: str = 'auto',  # fp32, bf16, fp16; auto: the fastest that the device trains in
     device: str = 'auto',  # cpu, cuda
     max_docs: int = None,  # evaluate at most this many documents, evenly spread
+    *,
+    reading: ReadOptions,  # each of its fields is an option
 ):
     "How well a model predicts a text; prints one JSON object."
     for name, value in (('model', model), ('data', data)):
         if not value:
             raise I3Error(f'--{name} is missing; for instance: i3nb_eval --model runs/demo --data stories.jsonl')
-    where, sources = pick_device(device), open_sources(data)
+    where, sources = pick_device(device), open_sources(data, reading)
     m, tok = I3Model.from_pretrained(model, where), ChunkTokenizer.load(model)
     docs = [tok.encode(text) for source in sources for text, _ in source.read()]
+    tell_reading(sources)
     print(json.dumps(evaluate(m, docs, tok, pick_precision(where, precision), max_docs, progress=True)))

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from ..base.commands import I3Error
 from ..base.files import write_atomic
 from ..core import I3Config
-from .formats import check_file
+from .files import ReadOptions
 from .hub import HUB
 from .shards import LAYOUT, Prepared, ShardWriter, cache_dir
-from .sources import Source, folder_files, open_sources, resolve_spec
+from .sources import Source, check_unchanged, open_sources, other_split, resolve_spec, tell_reading
 from .split import Splitter
 from ..tokenizer import VERSION, ChunkTokenizer
 
@@ -73,9 +73,7 @@ def own_validation(source: Source) -> Source | None:
     "The validation part that a source brings along, or None."
     if source.kind == 'hub' and source.split == 'train' and source.name in HUB and HUB[source.name].val_split:
         return replace(source, split=HUB[source.name].val_split)
-    if source.kind == 'files' and source.split == 'train' and Path(source.name).is_dir():
-        files = tuple(folder_files(Path(source.name), 'validation'))
-        return replace(source, split='validation', files=tuple(map(check_file, files))) if files else None
+    return other_split(source, 'validation') if source.split == 'train' else None
 
 
 def plan_data(
@@ -84,6 +82,7 @@ def plan_data(
     val_spec: str | None,  # validation data; None: the sources' own, or a split by hash
     val_fraction: float,  # share of documents for that split; 0: no validation
     max_mb: float | None,  # read at most this many 10^6 characters of each source
+    reading: ReadOptions = ReadOptions(),  # how text is taken from the sources
     **others,  # the other fields of `DataPlan`
 ) -> DataPlan:
     "Check the arguments and settle where validation comes from."
@@ -91,9 +90,10 @@ def plan_data(
         raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
     if max_mb is not None and max_mb <= 0:
         raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
-    sources = open_sources(spec)
-    val = open_sources(val_spec) if val_spec else [own_validation(s) for s in sources]
-    if not all(val) or (not val_spec and not val_fraction):
+    sources = open_sources(spec, reading)
+    given = val_spec is not None
+    val = open_sources(val_spec, reading) if given else [own_validation(s) for s in sources]
+    if not all(val) or not (given or val_fraction):
         val = []
     fraction = 0.0 if val else float(val_fraction)
     return DataPlan(spec=spec, sources=sources, val_sources=val, val_fraction=fraction, max_mb=max_mb, **others)
@@ -239,11 +239,16 @@ def build_checked(
     progress: bool,  # progress bars, on stderr
 ) -> dict:  # what `meta.json` says of the files
     "Build, once more with a single validation document if the hashes give none, and check."
-    meta, split = build(plan, folder, int(plan.val_fraction * 2**64), progress)
-    if plan.val_fraction and not any(s['docs'] for s in meta['val']):
-        meta, split = build(plan, folder, split.least_hash + 1, progress)
+    sources = plan.val_sources + plan.sources
+    try:
+        meta, split = build(plan, folder, int(plan.val_fraction * 2**64), progress)
+        if plan.val_fraction and not any(s['docs'] for s in meta['val']):
+            meta, split = build(plan, folder, split.least_hash + 1, progress)
+    finally:
+        notes = tell_reading(sources)
+    check_unchanged(sources)
     check_result(meta, plan, split)
-    return meta
+    return meta | dict(notes=notes)
 
 # %% ../../nbs/data/07_preparation.ipynb #c072
 def _runs(pid):
@@ -302,6 +307,7 @@ def prepare(
     *,
     val_fraction: float = 0.01,  # share of documents for that split; 0: no validation
     seed: int = 0,  # of the split and of the grammar
+    reading: ReadOptions = ReadOptions(),  # which column holds the text, and what to do with bytes that are none
     progress: bool = True,  # a progress bar for each source, on stderr
     max_mb: float = None,  # read at most this many 10^6 characters of each source (validation: a tenth)
     tokenizer_mb: float = 50,  # train the tokenizer on at most this many 10^6 characters
@@ -311,12 +317,16 @@ def prepare(
     spec, note = resolve_spec(spec)
     if note:
         print(note, file=sys.stderr)
-    limits = dict(val_fraction=val_fraction, max_mb=max_mb, tokenizer_mb=tokenizer_mb, shard_tokens=shard_tokens)
+    limits = dict(
+        reading=reading, val_fraction=val_fraction, max_mb=max_mb, tokenizer_mb=tokenizer_mb, shard_tokens=shard_tokens
+    )
     plan = plan_data(spec, val_spec=val_spec, tokenizer=tokenizer, vocab_size=vocab_size, seed=seed, **limits)
     fingerprint = plan.fingerprint()
     final = Path(out_dir or cache_dir()) / f'data-{fingerprint[:16]}'
     if is_complete(final):
-        return Prepared.load(final)
+        found = Prepared.load(final)
+        print(*(f'data: {line}\n' for line in found.meta.get('notes', ()) if progress), sep='', end='', file=sys.stderr)
+        return found
     about = dict(format=LAYOUT, fingerprint=fingerprint, spec=spec, val_spec=val_spec, synthetic=plan.synthetic)
     about |= dict(val_fraction=plan.val_fraction, seed=seed, max_mb=max_mb)
     with fresh_folder(final) as work:

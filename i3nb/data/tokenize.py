@@ -11,6 +11,7 @@ import sys
 import numpy as np
 from ..base.commands import call_parse, user_errors
 from ..core import I3Config
+from .files import ReadOptions
 from .preparation import prepare
 from .shards import Prepared, TokenStream
 from ..tokenizer import ChunkTokenizer
@@ -66,7 +67,8 @@ def print_parts(
 @user_errors
 def i3nb_tokenize(
     *,
-    data: str = 'auto',  # hub id, file ({formats}), folder, several with commas, each with =weight; auto; synthetic
+    # hub id, file ({formats}), folder, pattern, several with commas, each with =weight; auto; synthetic
+    data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
     vocab_size: int = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
@@ -74,10 +76,11 @@ def i3nb_tokenize(
     val_fraction: float = 0.01,  # share of documents split off for validation
     seed: int = 0,  # of the split
     max_mb: float = None,  # read at most this many million characters of each source
+    reading: ReadOptions,  # each of its fields is an option
 ):
     "Turn text into token shards; prints one JSON object."
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
-    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb)
+    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, reading=reading)
     info = summary(prepare(data, tok, out, vocab_size, val_data, **limits))
     print_parts(info['parts'])
     print(json.dumps(info, indent=1))
