@@ -42,7 +42,7 @@ class ReadOptions:
             raise I3Error("text_column='' names no column; leave it out to have one chosen")
         return self
 
-# %% ../../nbs/data/00_files.ipynb #f2e3b62
+# %% ../../nbs/data/00_files.ipynb #f87ebd4
 class FileError(I3Error):
     "A file that cannot be read as data."
 
@@ -60,6 +60,7 @@ class FileError(I3Error):
 def _few(names, most=3):
     "Some names in brackets, as in '(a.txt, b.txt, …)'."
     shown = [Path(name).name for name in itertools.islice(names, most)]
+    shown = [name if name.isprintable() else repr(name) for name in shown]
     return f'({", ".join(shown)}{", …" if len(names) > most else ""})'
 
 
@@ -97,7 +98,8 @@ class Report:
         found: int = None,  # files that the folder holds; None: the user named each file
     ) -> str | None:  # a line, without 'data: '; None where there is nothing to say
         "How many files were read, what was skipped and why, and what was replaced."
-        clauses = [] if found is None else [f'read {found - len(self.left_out):,} files']
+        n = 0 if found is None else found - len(self.left_out)
+        clauses = [] if found is None else [f'read {n:,} file{"s" * (n != 1)}']
         for verb, files in (('skipped', self.left_out), ('read only the beginning of', self.in_part)):
             kinds = defaultdict(list)
             for path, kind in files.items():
@@ -106,7 +108,8 @@ class Report:
             clauses += [f'{verb} {len(files)}: {", ".join(parts)}'] if parts else []
         if self.replaced:
             n = sum(self.replaced.values())
-            clauses.append(f'replaced {n:,} pieces that are no text, in {len(self.replaced)} {_few(self.replaced)}')
+            pieces = 'piece that is' if n == 1 else 'pieces that are'
+            clauses.append(f'replaced {n:,} {pieces} no text, in {len(self.replaced)} {_few(self.replaced)}')
         return f'{name!r}: {"; ".join(clauses)}' if clauses else None
 
 # %% ../../nbs/data/00_files.ipynb #f6f49a8
@@ -150,7 +153,7 @@ def unpacked(
             return compression.open(raw), ending
     return raw, None
 
-# %% ../../nbs/data/00_files.ipynb #f7bc363
+# %% ../../nbs/data/00_files.ipynb #f8c3bb9
 BLOCK = 1 << 20  # bytes of a file that are read at once; characters of the longest document
 MARKS = {  # a byte-order mark: the encoding; the mark of UTF-32 begins like that of UTF-16
     codecs.BOM_UTF8: 'utf-8',
@@ -161,7 +164,7 @@ MARKS = {  # a byte-order mark: the encoding; the mark of UTF-32 begins like tha
 }
 NO_TEXT, SIGN = '\udc80', '\ufffd'  # what stands for bytes that are no text while we count them, and afterwards
 MOST_REPLACED = 0.3  # of all characters
-REENCODE = 'save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW), or go on with --errors replace'
+REENCODE = 'save it as UTF-8, as with iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW'
 codecs.register_error('i3nb.no_text', lambda e: (NO_TEXT, e.end))
 
 
@@ -215,7 +218,7 @@ class Decoder:
             raise ValueError(f'{self.replaced / self.given:.0%} of it would be replaced')
         return text.replace(NO_TEXT, SIGN).replace('\0', SIGN)
 
-# %% ../../nbs/data/00_files.ipynb #f905a06
+# %% ../../nbs/data/00_files.ipynb #f6f8e33
 def check_regular(
     path,  # what the user named
 ):
@@ -223,10 +226,10 @@ def check_regular(
     if not os.path.lexists(path):
         raise FileError(path, 'does not exist', 'check the path')
     if not os.path.exists(path):
-        raise FileError(path, 'is a link to nothing', 'check the path')
+        raise FileError(path, 'is a link to nothing', 'check the path', kind='link to nothing')
     if not os.path.isfile(path):
-        kind = 'folder' if os.path.isdir(path) else 'pipe or a device'
-        raise FileError(path, f'is a {kind}', 'save what it gives to a file first', kind='no regular file')
+        kind = 'folder' if os.path.isdir(path) else 'pipe or device'
+        raise FileError(path, f'is a {kind}', 'save what it gives to a file first', kind)
 
 
 class DataFile:
@@ -284,7 +287,8 @@ class DataFile:
     def no_text(self, encoding: str, reason) -> FileError:
         "The error for bytes that are no text."
         packed = ', unpacked' if self.compression else ''
-        return self.error(f'is not {encoding.upper()} text ({reason}{packed})', REENCODE, 'not UTF-8 text')
+        remedy = REENCODE + ', or go on with --errors replace' * (self.options.errors == 'strict')
+        return self.error(f'is not {encoding.upper()} text ({reason}{packed})', remedy, 'not UTF-8 text')
 
     def decoded(
         self,

@@ -170,7 +170,7 @@ def read_json(file: DataFile):
     for row in values:
         yield _row_text(file, column, row, where), file.used()
 
-# %% ../../nbs/data/01_formats.ipynb #ffe1dc8
+# %% ../../nbs/data/01_formats.ipynb #f685f9e
 LARGEST_FIELD = 2**31 - 1  # characters
 
 
@@ -230,7 +230,7 @@ def read_csv(file: DataFile):
     csv.field_size_limit(LARGEST_FIELD)
     lines = whole_lines(file.blocks())
     header = next(lines, '')
-    separator = max(',;\t|', key=header.count)
+    separator = max(',;\t|', key=re.sub('"[^"]*"', '', header).count)
     rows = csv.reader(itertools.chain([header], lines), delimiter=separator, strict=True)
     try:
         names = [name.strip() for name in next(rows, [])]
@@ -239,7 +239,7 @@ def read_csv(file: DataFile):
     except csv.Error as e:
         raise file.error(f'line {rows.line_num:,} is not valid CSV ({e})', 'mend its quotes', 'with invalid CSV') from e
 
-# %% ../../nbs/data/01_formats.ipynb #f302a57
+# %% ../../nbs/data/01_formats.ipynb #f8b1178
 @contextmanager
 def _seekable(file):
     "The file, unpacked: Parquet is read from its end."
@@ -253,15 +253,18 @@ def _seekable(file):
 
 
 def _strings(file, values):
-    "The values of a column as Python objects, bytes that are no text replaced where that is asked for."
-    try:
-        return values.to_pylist()
-    except UnicodeDecodeError:
-        import pyarrow as pa
+    "The values of a column as Python objects, bytes as text."
+    import pyarrow as pa
 
+    try:
+        found = values.to_pylist()
+    except UnicodeDecodeError as e:
         is_packed = hasattr(values, 'dictionary_decode')
-        as_bytes = (values.dictionary_decode() if is_packed else values).cast(pa.large_binary())
-        return [value if value is None else file.decoded(value) for value in as_bytes.to_pylist()]
+        plain = values.dictionary_decode() if is_packed else values
+        if example_of(plain.type) != 'text':
+            raise file.no_text('utf-8', 'a field inside a list or a record') from e
+        found = plain.cast(pa.large_binary()).to_pylist()
+    return [file.decoded(value) if isinstance(value, bytes) else value for value in found]
 
 
 def _parquet_texts(file, table):
@@ -336,7 +339,7 @@ def format_names() -> str:  # as in '.txt, .jsonl'
 
 HELP_WORDS['formats'] = lambda: f'{format_names()}, also {" ".join(COMPRESSIONS)}'
 
-# %% ../../nbs/data/01_formats.ipynb #f520f07
+# %% ../../nbs/data/01_formats.ipynb #f9e5753
 ARCHIVES = ('.zip', '.tar', '.tgz', '.7z', '.rar')
 
 
@@ -365,7 +368,7 @@ def file_format(
     "What kind of file it is. Raises `FileError` where it is none of those known."
     ending = known_ending(path)
     if ending in ARCHIVES:
-        raise FileError(path, f'is an archive ({ending})', 'unpack it and give the folder')
+        raise FileError(path, f'is an archive ({ending})', 'unpack it and give the folder', f'archive {ending}')
     if ending and ending not in FORMATS:
         remedy = f'use one of {format_names()}; plain text may simply be renamed'
         raise FileError(path, f'has the unknown ending {ending!r}', remedy, f'of the unknown ending {ending}')

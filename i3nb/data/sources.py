@@ -269,8 +269,12 @@ def open_source(
     "The `Source` that one name stands for."
     how = dict(weight=weight, reading=reading)
     base, split = _cut_split(name)
+    if not split:
+        raise I3Error(f'data: {name!r} names no split; write for example {base}:validation')
     if base == 'synthetic':
         return _open_synthetic(name, split, weight)
+    if '://' in name and not _exists(name):
+        raise I3Error(f'data: {name!r} is an address; download the file first, or give the id of a hub data set')
     path = Path(os.path.expanduser(base))
     if os.path.isdir(path):
         return _with_files(_open_folder(base, split, how), 'folder')
@@ -280,6 +284,8 @@ def open_source(
         _check_spelling(base)
         if known_ending(base) not in FORMATS and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', base):
             return Source(name=base, kind='hub', split=split, **how)
+    if split != 'train':
+        raise I3Error(f'data: {base!r} is a file, which has no {split!r} split; leave out :{split}')
     return Source(name=base, kind='files', files=(check_file(path, reading),), **how)
 
 
