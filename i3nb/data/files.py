@@ -228,8 +228,10 @@ def check_regular(
     if not os.path.exists(path):
         raise FileError(path, 'is a link to nothing', 'check the path', kind='link to nothing')
     if not os.path.isfile(path):
-        kind = 'folder' if os.path.isdir(path) else 'pipe or device'
-        raise FileError(path, f'is a {kind}', 'save what it gives to a file first', kind)
+        kind, remedy = 'pipe or device', 'save what it gives to a file first'
+        if os.path.isdir(path):
+            kind, remedy = 'folder', 'give a file in it'
+        raise FileError(path, f'is a {kind}', remedy, kind)
 
 
 class DataFile:

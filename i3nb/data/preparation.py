@@ -120,7 +120,7 @@ def _nothing_left(name, split):
     "The error for a source without a training document, and why it has none."
     if split.least_hash < 2**64:
         return I3Error(
-            f'data: all documents of {name!r} fall to validation, as there are too few; '
+            f'data: all documents of {name!r} fall to validation, as there are too few, or copies of one; '
             'give --val_data, or part documents by blank lines'
         )
     return I3Error(
