@@ -104,8 +104,8 @@ class Report:
             kinds = defaultdict(list)
             for path, kind in files.items():
                 kinds[kind].append(path)
-            parts = [f'{len(paths)} {kind} {_few(paths)}' for kind, paths in kinds.items()]
-            clauses += [f'{verb} {len(files)}: {", ".join(parts)}'] if parts else []
+            parts = [f'{len(paths):,} {kind} {_few(paths)}' for kind, paths in kinds.items()]
+            clauses += [f'{verb} {len(files):,}: {", ".join(parts)}'] if parts else []
         if self.replaced:
             n = sum(self.replaced.values())
             pieces = 'piece that is' if n == 1 else 'pieces that are'

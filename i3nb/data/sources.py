@@ -89,15 +89,17 @@ def folder_files(
     report = report or Report()
     good, bad = readable(walk(folder, report), options)
     declared = {path: file_split(path.relative_to(folder)) for path in [*good, *(e.path for e in bad)]}
-    in_split = lambda path: (declared[path] or 'train') == split
     for e in bad:
-        if in_split(e.path):
+        if (declared[e.path] or 'train') == split:
             report.skip(e)
     has_train = any(declared[path] == 'train' for path in good)
     has_data = not all(ABOUT.match(path.name) for path in good)
     files = []
-    for path in filter(in_split, good):
-        if has_train and declared[path] is None:
+    for path in good:
+        if (declared[path] or 'train') != split:
+            if split == 'train':
+                report.left_out[path] = f'of the split {declared[path]}'
+        elif has_train and declared[path] is None:
             report.left_out[path] = 'in no split'
         elif has_data and ABOUT.match(path.name):
             report.left_out[path] = 'about the data'
@@ -169,8 +171,8 @@ class Source:
     def summary(self) -> str | None:
         "One line about the files that were read and left out; None where there is nothing to say."
         name = self.name if self.split == 'train' else f'{self.name}:{self.split}'
-        at_open = sum(path not in self.files for path in self.report.left_out)
-        return self.report.summary(name, len(self.files) + at_open if self.many else None)
+        found = {*self.files, *self.report.left_out}
+        return self.report.summary(name, len(found) if self.many else None)
 
 
 def stamp_file(path) -> tuple | None:
