@@ -17,8 +17,9 @@ from .base.commands import Alias, Changes, Count, I3Error, Positive, Range, call
 from .base.devices import pick_device, pick_precision
 from .base.files import PLOT_FILE, SAMPLES_FILE, SETTINGS_FILE, STATUS_FILE, read_json
 from .core import I3Config, param_count
+from .data.files import ReadOptions
 from .data.preparation import prepare
-from .data.sources import absolute_spec, open_sources, resolve_spec
+from .data.sources import absolute_spec, open_sources, resolve_spec, tell_reading
 from .kernels.native import problem
 from .model import I3Model
 from .monitor.plots import plot_run
@@ -116,7 +117,7 @@ def _check_processes(processes: int, batch_size: int):
 @call_parse
 def i3nb_train(
     preset: str = 'i3-tiny',  # model: {presets}
-    # hub id, file ({formats}), folder, several with commas, each with =weight; auto: TinyStories, else a story grammar
+    # hub id, file ({formats}), folder, pattern, several with commas, each with =weight; auto: TinyStories or synthetic
     data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split
     out: str = 'runs/demo',  # run folder; an existing run there goes on
@@ -124,6 +125,7 @@ def i3nb_train(
     config: str = None,  # JSON file with sizes of the model, which change the preset's
     shape: Annotated[dict, ModelFields],  # sizes of the model that differ from the preset's
     settings: TrainSettings,  # how to train
+    reading: ReadOptions,  # how text is taken from the data
     eager: bool = False,  # never record the step as a CUDA graph
     device: str = 'auto',  # cpu, cuda, cuda:1
     processes: Annotated[int, Range(1, 1024)] = 1,  # this many processes share each batch: one for each card
@@ -154,8 +156,8 @@ def i3nb_train(
     Path(out).mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is reported before the data are read
     if max_mb is None and data == 'auto':
         max_mb = 20.0
-    how = dict(vocab_size=cfg.vocab_size, keep_case=keep_case, val_spec=val_data, max_mb=max_mb, out_dir=cache)
-    how |= dict(tokenizer=ChunkTokenizer.load(tokenizer) if tokenizer else None, progress=world.first)
+    how = dict(vocab_size=cfg.vocab_size, keep_case=keep_case, val_spec=val_data, max_mb=max_mb, reading=reading)
+    how |= dict(out_dir=cache, tokenizer=ChunkTokenizer.load(tokenizer) if tokenizer else None, progress=world.first)
     with world.together():
         prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), **how, verify=world.first))
         cfg = _fit_vocabulary(cfg, len(prepared.tokenizer), vocab_size, out)
@@ -223,6 +225,8 @@ def i3nb_eval(
     precision: str = 'auto',  # fp32, bf16, fp16; auto: the fastest that the device trains in
     device: str = 'auto',  # cpu, cuda, cuda:1
     eval_docs: Annotated[Count, Alias('max_docs')] = None,  # evaluate at most this many documents, evenly spread
+    *,
+    reading: ReadOptions,  # how text is taken from the data
 ):
     """How well a model predicts a text; prints one JSON object.
 
@@ -230,7 +234,8 @@ def i3nb_eval(
       i3nb_eval --model runs/demo --data stories.jsonl
       i3nb_eval --model runs/demo --data roneneldan/TinyStories:validation --eval_docs 200
     """
-    where, sources = pick_device(device), open_sources(data)
+    where, sources = pick_device(device), open_sources(data, reading)
     m, tok = I3Model.from_pretrained(model, where), ChunkTokenizer.load(model)
     docs = [tok.encode(text) for source in sources for text, _ in source.read()]
+    tell_reading(sources)
     print(json.dumps(evaluate(m, docs, tok, pick_precision(where, precision), eval_docs, progress=True)))

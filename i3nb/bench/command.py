@@ -35,9 +35,10 @@ def _check(preset, recipe, peers, device, precision):
 
 def _race_data(data, val_data):
     "Data of the race: as given, else the development sample, else what `auto` finds."
-    if data or not sample_data():
-        return data or 'auto', val_data
-    return str(sample_data() / 'train.jsonl'), val_data or str(sample_data() / 'valid.jsonl')
+    sample = sample_data()
+    if data is not None or not sample:
+        return 'auto' if data is None else data, val_data
+    return str(sample / 'train.jsonl'), str(sample / 'valid.jsonl') if val_data is None else val_data
 
 # %% ../../nbs/bench/08_command.ipynb #h51481
 def _finish(report: dict, path: str | None, show):

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 from ..base.commands import I3Error
 from ..base.progress import is_watched, still_at
-from .formats import row_text
+from .files import ReadOptions, Report
+from .formats import documents
+from .text_columns import ColumnError, TextColumn, example_of
 
 # %% ../../nbs/data/02_hub.ipynb #c016
 class HubSet(NamedTuple):
@@ -149,10 +151,27 @@ def _remedy():
     return f'; {way}, or give a local file, or --data synthetic'
 
 
+def _texts(rows, column):
+    "Yield the text of each row; other columns, which may be pictures, are not read."
+    n = 0
+    try:
+        if rows.features:
+            chosen = column.choose({field.name: example_of(field.type) for field in rows.features.arrow_schema})
+            rows = rows.select_columns([chosen])
+        for row in rows:
+            n += 1
+            yield column.text(row)
+    except ColumnError as e:
+        where = f'data: {column.name} row {n:,}' if n else f'data: {column.name}'
+        raise I3Error(f'{where} {e}; {column.remedy}') from e
+
+
 def hub_docs(
     repo: str,  # hub id, or a local folder in the hub's format
     split: str = 'train',  # which split
     streaming: bool = False,  # read while downloading, keep nothing
+    options: ReadOptions = ReadOptions(),  # which column holds the text
+    report: Report = None,  # where a guess is told
 ):
     "Yield `(document, 1)` for each row of a hub data set. Raises `I3Error` at once where the hub does not answer."
     problem = None if Path(repo).exists() else hub_problem(repo)
@@ -162,12 +181,10 @@ def hub_docs(
         datasets = _hub_library()
         with still_at(f'fetching {repo}'):
             rows = datasets.load_dataset(repo, split=split, streaming=streaming and not hub_offline())
-        if rows.column_names and 'text' not in rows.column_names:
-            row_text(dict.fromkeys(rows.column_names), repr(repo))
         chat = repo in HUB and HUB[repo].chat
-        for row in rows:
-            text = row_text(row, repr(repo)) or ''
-            yield (tidy_chat(text) if chat else text), 1
+        for text in _texts(rows, TextColumn(repr(repo), options, report)):
+            for document in documents(tidy_chat(text) if chat else text):
+                yield document, 1
     except I3Error:
         raise
     except Exception as e:

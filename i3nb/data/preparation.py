@@ -23,10 +23,10 @@ from ..base.commands import I3Error
 from ..base.progress import progress_bar
 from ..base.signals import Interrupted
 from ..core import I3Config
-from .formats import check_file
+from .files import ReadOptions
 from .hub import HUB
 from .shards import LAYOUT, Prepared, ShardWriter, cache_dir, told, write_meta
-from .sources import Source, folder_files, open_sources, resolve_spec
+from .sources import Source, check_unchanged, open_sources, other_split, resolve_spec, tell_reading
 from .split import Splitter
 from ..tokenizer import VERSION, ChunkTokenizer
 
@@ -86,9 +86,7 @@ def own_validation(source: Source) -> Source | None:
     "The validation part that a source brings along, or None."
     if source.kind == 'hub' and source.split == 'train' and source.name in HUB and HUB[source.name].val_split:
         return replace(source, split=HUB[source.name].val_split)
-    if source.kind == 'files' and source.split == 'train' and Path(source.name).is_dir():
-        files = tuple(folder_files(Path(source.name), 'validation'))
-        return replace(source, split='validation', files=tuple(map(check_file, files))) if files else None
+    return other_split(source, 'validation') if source.split == 'train' else None
 
 
 def plan_data(
@@ -97,6 +95,7 @@ def plan_data(
     val_spec: str | None,  # validation data; None: the sources' own, or a split by hash
     val_fraction: float,  # share of documents for that split; 0: no validation
     max_mb: float | None,  # read at most this many 10^6 characters of each source
+    reading: ReadOptions = ReadOptions(),  # how text is taken from the sources
     **others,  # the other fields of `DataPlan`
 ) -> DataPlan:
     "Check the arguments and settle where validation comes from."
@@ -106,9 +105,10 @@ def plan_data(
         raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
     if others['tokenizer'] and others['keep_case'] > others['tokenizer'].case_markers:
         raise I3Error('data: the given tokenizer does not keep case; leave out --keep_case, or train a tokenizer')
-    sources = open_sources(spec)
-    val = open_sources(val_spec) if val_spec else [own_validation(s) for s in sources]
-    if not all(val) or (not val_spec and not val_fraction):
+    sources = open_sources(spec, reading)
+    given = val_spec is not None
+    val = open_sources(val_spec, reading) if given else [own_validation(s) for s in sources]
+    if not all(val) or not (given or val_fraction):
         val = []
     fraction = 0.0 if val else float(val_fraction)
     others |= dict(val_sources=val, val_fraction=fraction, max_mb=max_mb)
@@ -136,7 +136,7 @@ def _nothing_left(name, split):
     "The error for a source without a training document, and why it has none."
     if split.least_hash < 2**64:
         return I3Error(
-            f'data: all documents of {name!r} fall to validation, as there are too few; '
+            f'data: all documents of {name!r} fall to validation, as there are too few, or copies of one; '
             'give --val_data, or part documents by blank lines'
         )
     return I3Error(
@@ -246,11 +246,16 @@ def build_checked(
     progress: bool,  # progress bars, on stderr
 ) -> dict:  # what `meta.json` says of the files
     "Build, once more with a single validation document if the hashes give none, and check."
-    meta, split = build(plan, folder, int(plan.val_fraction * 2**64), progress)
-    if plan.val_fraction and not any(s['docs'] for s in meta['val']):
-        meta, split = build(plan, folder, split.least_hash + 1, progress)
+    sources = plan.val_sources + plan.sources
+    try:
+        meta, split = build(plan, folder, int(plan.val_fraction * 2**64), progress)
+        if plan.val_fraction and not any(s['docs'] for s in meta['val']):
+            meta, split = build(plan, folder, split.least_hash + 1, progress)
+    finally:
+        notes = tell_reading(sources)
+    check_unchanged(sources)
     check_result(meta, plan, split)
-    return meta
+    return meta | dict(notes=notes)
 
 # %% ../../nbs/data/07_preparation.ipynb #c072
 def _runs(pid):
@@ -342,6 +347,7 @@ def prepare(
     *,
     val_fraction: float = 0.01,  # share of documents for that split; 0: no validation
     seed: int = 0,  # of the split and of the grammar
+    reading: ReadOptions = ReadOptions(),  # which column holds the text, and what to do with bytes that are none
     progress: bool = True,  # a progress bar for each source, on stderr
     max_mb: float = None,  # read at most this many 10^6 characters of each source (validation: a tenth)
     tokenizer_mb: float = 50,  # train the tokenizer on at most this many 10^6 characters
@@ -354,11 +360,12 @@ def prepare(
     if note:
         print(note, file=sys.stderr)
     limits = dict(val_fraction=val_fraction, max_mb=max_mb, tokenizer_mb=tokenizer_mb, shard_tokens=shard_tokens)
-    own = dict(tokenizer=tokenizer, vocab_size=vocab_size, keep_case=keep_case, seed=seed)
+    own = dict(reading=reading, tokenizer=tokenizer, vocab_size=vocab_size, keep_case=keep_case, seed=seed)
     plan = plan_data(spec, val_spec=val_spec, **own, **limits)
     cache, fingerprint = Path(out_dir or cache_dir()), plan.fingerprint()
     final = cache / f'data-{fingerprint[:16]}'
     if found := _find(final, plan, fingerprint, verify):
+        print(*(f'data: {line}\n' for line in found.meta.get('notes', ()) if progress), sep='', end='', file=sys.stderr)
         return found
     old = cache / f'data-{plan.fingerprint(LAYOUT - 1)[:16]}'
     if old.exists():

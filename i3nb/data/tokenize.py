@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from ..base.commands import Alias, Count, Positive, Seed, Share, call_parse
 from ..core import I3Config
+from .files import ReadOptions
 from .preparation import prepare
 from .shards import Prepared, TokenStream
 from ..tokenizer import ChunkTokenizer
@@ -66,7 +67,8 @@ def print_parts(
 @call_parse
 def i3nb_tokenize(
     *,
-    data: str = 'auto',  # hub id, file ({formats}), folder, several with commas, each with =weight; auto; synthetic
+    # hub id, file ({formats}), folder, pattern, several with commas, each with =weight; auto; synthetic
+    data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
     vocab_size: Count = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
@@ -76,6 +78,7 @@ def i3nb_tokenize(
     val_fraction: Share = 0.01,  # share of documents split off for validation
     seed: Seed = 0,  # of the split
     max_mb: Positive = None,  # read at most this many million characters of each source
+    reading: ReadOptions,  # how text is taken from the data
 ):
     """Turn text into token shards; prints one JSON object. Text is lower-cased unless --keep_case is given.
 
@@ -84,7 +87,7 @@ def i3nb_tokenize(
       i3nb_tokenize --data roneneldan/TinyStories --max_mb 20 --cache prepared
     """
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
-    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, keep_case=keep_case)
+    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, reading=reading, keep_case=keep_case)
     info = summary(prepare(data, tok, cache, vocab_size, val_data, **limits))
     print_parts(info['parts'])
     print(json.dumps(info, indent=1))
