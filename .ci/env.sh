@@ -3,7 +3,8 @@
 # Usage: sh .ci/env.sh [EXTRA ...]     an extra is `dev` or `docs` (settings.ini: dev_requirements, docs_requirements)
 # Reads: VENV   where the environment goes      (default .venv)
 #        PYTHON the Python to make it with      (default: the first of the list below that works)
-#        TORCH  what pip is asked for as torch  (default torch==2.13.0; a P100 needs torch==2.7.1)
+#        TORCH  what pip is asked for as torch  (default torch==2.13.0; a P100 needs torch==2.7.1), or `cpu`: the
+#               build without CUDA, which on Linux is a tenth of the size
 # PYTHON and TORCH are remembered: a later call without them keeps what is there.
 set -eu
 cd "$(dirname "$0")/.."
@@ -15,6 +16,15 @@ remembered() { [ ! -f "$ready" ] || sed -n "s/^$1 //p" "$ready"; }
 chosen_python=${PYTHON:-$(remembered python)}
 chosen_torch=${TORCH:-$(remembered torch)}
 torch=${chosen_torch:-torch==2.13.0}
+index=
+if [ "$torch" = cpu ]; then
+    torch=torch==2.13.0
+    # PyPI has builds with CUDA for Linux; PyTorch's own index has the others.
+    if [ "$(uname -s)" = Linux ]; then
+        torch=torch==2.13.0+cpu
+        index=https://download.pytorch.org/whl/cpu
+    fi
+fi
 
 say()  { echo "[env] $*"; }
 fail() {
@@ -39,26 +49,26 @@ is_ready() {
     done
 }
 
-# A Python works if it is 3.10 to 3.13 and has the parts that the libraries load.
+# A Python works if it is 3.10 to 3.14 and has the parts that the libraries load.
 works() {
     "$1" -c 'import sys, bz2, ctypes, lzma, ssl, zlib
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1
 }
 
 find_python() {
     if [ -n "$chosen_python" ]; then
         works "$chosen_python" ||
-            fail "PYTHON=$chosen_python is not a working Python 3.10 to 3.13; name another, or leave PYTHON out."
+            fail "PYTHON=$chosen_python is not a working Python 3.10 to 3.14; name another, or leave PYTHON out."
         echo "$chosen_python"
         return
     fi
-    for python in python3 python3.12 python3.11 python3.13 python3.10; do
+    for python in python3 python3.12 python3.11 python3.13 python3.14 python3.10; do
         if works "$python"; then
             echo "$python"
             return
         fi
     done
-    fail "No working Python from 3.10 to 3.13 found; install one, or name it: make PYTHON=/path/to/python3"
+    fail "No working Python from 3.10 to 3.14 found; install one, or name it: make PYTHON=/path/to/python3"
 }
 
 # Debian and Ubuntu ship python3 without `ensurepip`; three ways around that, then a clear word.
@@ -88,22 +98,22 @@ make_venv() {
         "On Debian or Ubuntu: sudo apt-get install $package; then run make again."
 }
 
-# pip's own words go to the log; the big downloads and the end are shown.
+# pip's own words go to the log; the big downloads and the end are shown, each as it comes. (Not by awk: mawk, which
+# Debian has, reads a pipe in blocks and would show all of them at the end.)
 pip_install() {
     {
-        "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 && echo pip:ok
-    } | tee -a "$log" | awk '
-        /^ *(Downloading|Using cached) .*[0-9]+(\.[0-9]+)? [MG]B/ {
-            sub(/^ */, "")
-            print "[env]   " $0
-            fflush()
-        }
-        /^Installing collected/ {
-            print "[env]   unpacking"
-            fflush()
-        }
-        /^pip:ok$/ { ok = 1 }
-        END { exit !ok }'
+        "$venv/bin/python" -u -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 && echo pip:ok
+    } | tee -a "$log" | {
+        ok=1
+        while IFS= read -r line; do
+            case $line in
+                *Downloading\ *\ [MG]B\)* | *Using\ cached\ *\ [MG]B\)*) say "  ${line#"${line%%[! ]*}"}" ;;
+                Installing\ collected*) say "  unpacking" ;;
+                pip:ok) ok=0 ;;
+            esac
+        done
+        [ $ok = 0 ]
+    }
 }
 
 if is_ready; then exit 0; fi
@@ -118,7 +128,7 @@ if [ -e "$venv" ]; then
 fi
 if [ ! -x "$venv/bin/python" ]; then
     say "making $venv with $("$python" --version 2>&1), then installing $torch and [$extras]:" \
-        "some minutes the first time"
+        "some minutes the first time, and with CUDA a download of 3 GB (TORCH=cpu: 0.6 GB)"
     make_venv "$python"
 else
     extras=$(printf '%s,%s\n' "$(sed -n '$p' "$ready")" "$extras" | tr ',' '\n' | sort -u | paste -sd, -)
@@ -128,7 +138,8 @@ else
     echo unfinished >> "$ready"
 fi
 : > "$log"
-if ! pip_install "$torch" -e ".[$extras]"; then
+if ! { [ -z "$index" ] || pip_install "$torch" --extra-index-url "$index"; } ||
+    ! pip_install "$torch" -e ".[$extras]"; then
     tail -n 15 "$log" >&2
     fail "pip could not install the libraries (above, the end of $log)." \
         "No network? Then make can do nothing more; else run it again."

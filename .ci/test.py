@@ -1,9 +1,11 @@
 """Test the project: the files made from notebooks are in step, and every notebook runs from top to bottom.
 
 Usage: python .ci/test.py [PATTERN ...] [--flags "slow"] [--jobs 2] [--timeout 600] [--python PATH]
-A notebook counts as passed only if at least one of its code cells ran and none failed; one whose cells are all
-skipped counts as skipped. `--python` runs the notebooks in another environment (.ci/versions.sh makes some). Nothing in
-the tree is changed. Exit status: 0 only if something passed and nothing failed."""
+Times are processor time, of a notebook and of all processes that it starts, so a busy or slow machine is given the
+hours that it needs; only a notebook that computes nothing for long is stopped by the clock. A notebook counts as passed
+only if at least one of its code cells ran and none failed; one whose cells are all skipped counts as skipped.
+`--python` runs the notebooks in another environment (.ci/versions.sh makes some). Nothing in the tree is changed. Exit
+status: 0 only if something passed and nothing failed."""
 
 import argparse
 import configparser
@@ -21,6 +23,7 @@ import time
 import traceback
 from collections import deque
 from pathlib import Path
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 INI = configparser.ConfigParser(delimiters=['='])
@@ -154,6 +157,7 @@ def run_notebook(path, flags, report):
         if not has_code(cell) or left_out & set(words) or words.get('eval') == 'false':
             continue
         seen.update(ran=seen['ran'] + 1, cell=f'{number} (id {cell.get("id")})', source=source)
+        report.with_suffix('.cell').write_text(seen['cell'], encoding='utf-8')
         with capture_output() as out:
             result = shell.run_cell(source)
         seen['said'] += [line for line in out.stdout.splitlines() if line.lower().startswith('skipped')]
@@ -162,6 +166,7 @@ def run_notebook(path, flags, report):
             print(''.join(traceback.format_exception(type(error), error, error.__traceback__)), file=sys.stderr)
             seen['passed'] = False
             break
+    seen['seconds'] = sum(os.times()[:4])
     report.write_text(json.dumps(seen), encoding='utf-8')
 
 
@@ -187,11 +192,44 @@ def code_cells(path):
 # --- many notebooks ---
 
 
+def processor_seconds(pid):
+    "Processor time of a process, of those that it started, and of those that have ended and were waited for"
+    total = 0.0
+    try:
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            total += sum(process.cpu_times()[:4])
+    except psutil.Error:
+        pass  # one of them has just ended
+    return total
+
+
+class Patience:
+    "How long a process may go on: `over(seconds)` is told its processor time and gives the reason to stop it, or None"
+
+    IDLE, SLOWEST = 300, 10  # seconds without computing; how many times as long as its limit one may take by the clock
+
+    def __init__(self, limit):
+        self.limit, self.began = limit, time.monotonic()
+        self.last, self.looked, self.idle = 0.0, self.began, 0.0
+
+    def over(self, seconds):
+        now = time.monotonic()
+        passed = min(now - self.looked, 1.0)  # the machine may have been asleep
+        self.idle = 0.0 if seconds - self.last > 0.01 * passed else self.idle + passed
+        self.last, self.looked = max(seconds, self.last), now
+        if self.last > self.limit:
+            return f'more than {self.limit} s of processor time'
+        if self.idle > self.IDLE:
+            return f'nothing computed for {self.IDLE} s'
+        return 'still running' if now - self.began > self.SLOWEST * self.limit else None
+
+
 class Job:
     "A notebook being tested: `poll` gives None while it runs, then (verdict, seconds, words, details)"
 
     def __init__(self, path, args, folder):
-        self.path, self.timeout, self.started = path, args.timeout, time.time()
+        self.path, self.patience, self.next_look = path, Patience(args.timeout), 0.0
         self.report, self.log = folder / f'{path.stem}.json', folder / f'{path.stem}.log'
         threads = max(1, (os.cpu_count() or 1) // args.jobs)
         env = {'OMP_NUM_THREADS': str(threads), 'TQDM_MININTERVAL': '5', **os.environ, 'PYTHONUNBUFFERED': '1'}
@@ -201,31 +239,50 @@ class Job:
                 command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
+    @property
+    def cell(self):
+        "The cell that is running, or was the last to"
+        try:
+            return self.report.with_suffix('.cell').read_text(encoding='utf-8')
+        except OSError:
+            return 'none yet'
+
+    def impatience(self):
+        "Why the notebook must not go on, or None; asked once a second, as it looks at all its processes"
+        if time.monotonic() < self.next_look:
+            return None
+        self.next_look = time.monotonic() + 1
+        return self.patience.over(processor_seconds(self.process.pid))
+
     def stop(self):
         "End the notebook's process and whatever it started"
+        left = []
         try:
+            left = psutil.Process(self.process.pid).children(recursive=True)  # some have a session of their own
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        except (ProcessLookupError, psutil.Error):
             pass
+        for process in left:
+            try:
+                process.kill()
+            except psutil.Error:
+                pass
         self.process.wait()
 
     def poll(self):
-        seconds = time.time() - self.started
         if self.process.poll() is None:
-            if seconds < self.timeout:
+            if not (why := self.impatience()):
                 return
             self.stop()
-            return 'failed', seconds, f'still running after {self.timeout} s: stopped', ''
+            return 'failed', self.patience.last, f'stopped in cell {self.cell}: {why}', ''
         self.stop()
         log = own_frames(self.log.read_text(encoding='utf-8', errors='replace'))
         if not self.report.exists():
-            return (
-                'failed',
-                seconds,
-                f'its process ended with status {self.process.returncode} before the notebook did',
-                log,
-            )
+            status = self.process.returncode
+            why = f'its process ended with status {status} in cell {self.cell}'
+            return 'failed', self.patience.last, why, log
         r = json.loads(self.report.read_text(encoding='utf-8'))
+        seconds = r['seconds']
         skipped = code_cells(self.path) - r['ran']
         if not r['passed']:
             return 'failed', seconds, f'cell {r["cell"]} raises', f'{r["source"]}\n{"-" * 75}\n{log}'
@@ -268,7 +325,7 @@ class Board:
         "The closing lines; the exit status"
         if self.failures:
             print('\nfailed: ' + ', '.join(self.failures))
-        print(f'\n{seconds:.0f} seconds in all')
+        print(f'\n{seconds:.0f} seconds in all, by the clock')
         c = self.counts
         print(
             f'{c["passed"]} passed, {c["failed"]} failed' + (f', {c["skipped"]} skipped' if c['skipped'] else ''),
@@ -316,7 +373,7 @@ def run_notebooks(paths, args, board):
                     running.remove(job)
                     board.live('')
                     board.show(outcome[0], str(job.path.relative_to(NBS).with_suffix('')), *outcome[1:])
-                now = ', '.join(f'{j.path.stem} {time.time() - j.started:.0f} s' for j in running)
+                now = ', '.join(f'{j.path.stem} {j.patience.last:.0f} s' for j in running)
                 board.live(f'{total - len(waiting) - len(running)} of {total} done, running {now}')
                 time.sleep(0.1)
         finally:
@@ -348,7 +405,7 @@ def main():
         '--flags', default='', help='directives to run that are else skipped, e.g. "slow"', type=str.split
     )
     parser.add_argument('--jobs', default=min(2, os.cpu_count() or 1), type=int, help='notebooks at a time')
-    parser.add_argument('--timeout', default=600, type=int, help='seconds that one notebook may take')
+    parser.add_argument('--timeout', default=600, type=int, help='seconds of processor time that one notebook may take')
     parser.add_argument(
         '--python',
         default=sys.executable,

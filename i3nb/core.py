@@ -20,10 +20,10 @@ class I3Config:
     "Everything that fixes a model's shape. Defaults are `i3-300m`."
 
     vocab_size: int = 35_560  # v
-    d_model: int = 512  # d
+    d_model: int = 512  # d: width of what a block reads and writes
     n_hybrid: int = 10  # GRU-Mamba blocks, first in the stack
     n_attn: int = 6  # attention blocks, after them
-    n_heads: int = 16  # h
+    n_heads: int = 16  # h: heads of an attention layer
     d_inner: int = 1024  # c: channels of the scan
     d_state: int = 64  # n: states a channel
     d_conv: int = 4  # width of the causal convolution before the scan
@@ -32,7 +32,7 @@ class I3Config:
     dilation: int = 2  # spacing of the dilated pattern's keys
     chunk: int = 32  # length of the chunked pattern's chunks
     patterns: tuple = ('sliding', 'dilated', 'chunked')  # names of the attention patterns, in the router's order
-    n_experts: int = 4  # e
+    n_experts: int = 4  # e: experts of a block
     top_k: int = 2  # experts a token uses
     router: str = 'softmax'  # how the experts' gate chooses
     d_ff: int = 2048  # an expert's hidden width

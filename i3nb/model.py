@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['MULTIPLIED', 'Block', 'softmax_gradient', 'HeadGradients', 'padded_head', 'linear_cross_entropy', 'I3Output',
-           'I3Model', 'count_pieces', 'save_tensors', 'load_tensors', 'check_tensors', 'keys_per_token',
+           'I3Model', 'count_pieces', 'as_os_error', 'save_tensors', 'load_tensors', 'check_tensors', 'keys_per_token',
            'flops_per_token']
 
 # %% ../nbs/07_model.ipynb #c003
+import contextlib
+import errno
 import os
-import tempfile
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +27,9 @@ from torch.utils.checkpoint import checkpoint
 from .attention import MultiPatternAttention, attn_reach, pattern_mask
 from .base.commands import I3Error
 from .base.devices import compute_dtype
-from .base.files import WEIGHTS_FILE
+from .base.files import WEIGHTS_FILE, flush_to_disk, scratch_folder
 from .base.forms import best, form
+from .base.saved import find_model
 from .core import I3Config, Kind, kinds_of, param_table
 from .moe import SparseMoE, router_loss
 from .recurrence import GRUMambaHybrid
@@ -287,20 +290,38 @@ def count_pieces(model: nn.Module) -> dict:
     return counts
 
 # %% ../nbs/07_model.ipynb #c037
+def as_os_error(
+    error: SafetensorError,
+    path,  # the file that was being written
+) -> Exception:  # an `OSError`, or `error` itself where it is about something else
+    "What safetensors says of a disk that refuses, with the system's number of the reason."
+    number = re.search(r'os error (\d+)', str(error))
+    if not number and 'I/O error' not in str(error):
+        return error
+    reason = int(number[1]) if number else errno.EIO
+    return OSError(reason, os.strerror(reason), str(path))
+
+
 def save_tensors(
     tensors: dict,  # name -> tensor, on any device
     path: Path,  # the file
 ):
-    "Write a safetensors file atomically."
+    "Write a safetensors file atomically; raises `OSError` where the disk refuses."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.saving-') as d:
-        tmp = Path(d) / path.name
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp, metadata={'format': 'pt'})
-        with open(tmp, 'rb+') as f:
-            os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
+    with scratch_folder(path.parent) as work:
+        unfinished = work / path.name
+        unfinished.touch()
+        rights = unfinished.stat().st_mode  # what the system gives to new files; the library gives its own
+        try:
+            ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(ready, unfinished, metadata={'format': 'pt'})
+        except SafetensorError as e:
+            raise as_os_error(e, path) from e
+        with contextlib.suppress(OSError):  # some file systems know no rights
+            os.chmod(unfinished, rights)
+        flush_to_disk(unfinished)
+        os.replace(unfinished, path)
 
 
 def load_tensors(path: Path) -> dict:
@@ -338,11 +359,12 @@ def check_tensors(
 @patch(cls_method=True)
 def from_pretrained(
     cls: I3Model,
-    folder,  # with `config.json` and `model.safetensors`
+    folder,  # a model's, a run's or a checkpoint's: see [where a trained model lies](base/10_saved.ipynb)
     device='cpu',  # of the weights
 ) -> I3Model:
-    "The model saved in `folder`, on `device`, ready to evaluate."
-    cfg, path = I3Config.load(folder), Path(folder) / WEIGHTS_FILE
+    "The newest model saved in `folder`, on `device`, ready to evaluate."
+    path, config = find_model(folder)
+    cfg = I3Config.load(folder) if config is None else I3Config.from_dict(config)
     weights = load_tensors(path)
     with torch.device('meta'):
         model = cls(cfg)

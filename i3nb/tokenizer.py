@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .base.commands import I3Error
 from .base.files import TOKENIZER_FILE, write_atomic
 from .base.forms import CPU, best, by_name_only, form
+from .base.saved import run_of
 from .chunks import BLOCK, SEGMENT, blocks, cut, piece_counter, segments_ref, select, to_bytes
 from .core import I3Config
 from .tokenizer_case import CAP, UP, CaseState, mark_case
@@ -401,10 +402,10 @@ def read_rules(
 @patch(cls_method=True)
 def load(
     cls: ChunkTokenizer,
-    path,  # the folder that `save` was given, or the file
+    path,  # the folder that `save` was given, the file, or a checkpoint of a run
 ) -> ChunkTokenizer:
     "Load a saved tokenizer."
-    path = Path(path)
+    path = run_of(path)
     if path.suffix != '.json':
         path = path / TOKENIZER_FILE
     d = read_rules(path)

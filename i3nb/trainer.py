@@ -6,52 +6,40 @@
 __all__ = ['Trainer']
 
 # %% ../nbs/13_trainer.ipynb #v7797
-import json
 import math
-import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .base.commands import I3Error
 from .base.devices import has_precision, seed_all
-from i3nb.base.files import (
-    METRICS_FILE,
-    SETTINGS_FILE,
-    STEP_FOLDERS,
-    STOP_REQUEST,
-    WEIGHTS_FILE,
-    write_atomic,
-)
+from .base.files import METRICS_FILE, SAMPLES_FILE, STOP_REQUEST, WEIGHTS_FILE
+from .base.signals import CleanStop, Interrupted
 from .core import I3Config
 from .data.shards import Prepared
+from .data.starts import usual_start
 from .generate import generate
 from .kernels.native import keep_memory
-from .monitor.log import MetricsWriter, read_metrics
+from .monitor.log import MetricsWriter, cut_rows, read_metrics, resume_records
 from .monitor.metrics import PplMeter
 from .monitor.telemetry import Telemetry
 from .optim import lr_scale
-from .sparsity import ProgressiveSparsity, remove_pruned_heads
-from i3nb.train.checkpoints import (
-    last_good_checkpoint,
-    load_into,
-    random_state,
-    read_state,
-    restore_random_state,
-    save_checkpoint,
-)
+from .sparsity import ProgressiveSparsity
+from .train.checkpoints import load_into, random_state, read_state, restore_random_state, telling_misfits
 from .train.evaluate import evaluate
+from .train.keeper import RunKeeper
 from .train.memory import return_memory
 from .train.pace import Agenda
-from .train.processes import CleanStop, World
-from .train.run_folder import append_story, check_space, only_writer, start_status, take_request, write_status
+from .train.processes import World
+from .train.run_folder import append_story, start_status, take_request
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
 from .train.setup import agreed_precision, build_model, choose_kernels, make_step, open_batches
 from .train.step import GPUFull, StepResult
+from .train.voice import RunProgress, break_words
 
 # %% ../nbs/13_trainer.ipynb #u1425
 class Trainer:
@@ -71,6 +59,8 @@ class Trainer:
         self.world = world or World(device)
         self.device, self.progress = self.world.device, progress and self.world.first
         self.cfg, self.data, self.out, self.settings = cfg, data, Path(out), check_settings(settings)
+        if self.settings.prompt is None:
+            self.settings = replace(self.settings, prompt=usual_start(data))
         self.small = self.settings.small_memory
         if self.device.type == 'cpu':
             return_memory() if self.small else keep_memory()
@@ -89,9 +79,11 @@ class Trainer:
         "Meters, agenda and counters, as they are before the first step."
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
         self.agenda = Agenda(self.world, self.out, self.settings)
+        self.keeper = RunKeeper(self.out, self, self.say)
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
-        self.parent = os.getppid()
+        self.bar = RunProgress(self.settings, self.settings.batch_size * self.batches.t, self.say)
+        self.stop = CleanStop()  # of `fit`
 
     def say(self, line: str):
         "A message to the user, from process 0."
@@ -225,64 +217,54 @@ def _check_precision(self: Trainer, before: str):
 @patch
 def save(self: Trainer):
     "Write a checkpoint, by process 0; a disk that refuses is reported, and the last good checkpoint stays."
-    if not self.world.first:
-        return
-    with self.agenda.checkpoints.work():
-        try:
-            save_checkpoint(self.out, self.step, self.cfg, self.model.state_dict(), self.state_dict())
-        except OSError as e:
-            why = e.strerror or e
-            self.say(f'step {self.step}: no checkpoint was written ({why}); the last good one stays; free some space')
+    if self.world.first:
+        with self.agenda.checkpoints.work():
+            self.keeper.save()
 
 
 @patch
 def resume(self: Trainer) -> bool:
-    "Take up the newest good checkpoint of the run folder; False if there is none."
-    found = last_good_checkpoint(self.out, self.cfg, self.say)
+    "Take up the newest good checkpoint of the run folder; False if there is none. Nothing is written."
+    found = self.keeper.newest(self.cfg, self._fixed())
     if not found:
-        if any(self.out.glob(STEP_FOLDERS)):
-            raise I3Error(
-                f'{str(self.out)!r} holds checkpoints, but none that fits this configuration and is whole; '
-                'use the same --preset, or another --out'
-            )
         return False
-    path, _ = found
+    path, manifest = found
     self.optimizer.forget()  # so that old and new states are never in memory together
-    self.load_state_dict(read_state(path, self.device))
-    load_into(self.model, path / WEIGHTS_FILE)
+    with telling_misfits(path):
+        state = read_state(path, self.device)
+        if state.get('step') != manifest['step']:
+            raise ValueError(f'a state of step {state.get("step")}')
+        self.load_state_dict(state)
+        load_into(self.model, path / WEIGHTS_FILE)
+    self.keeper.saved = self.step
     self.say(f'going on after step {self.step}')
     return True
 
 # %% ../nbs/13_trainer.ipynb #c047
 @patch
 def _open_folder(self: Trainer):
-    "Make the run folder; refuse one that cannot be written or is too small."
-    self.out.mkdir(parents=True, exist_ok=True)
+    "Make the run folder ready, and say in it what is trained how, and by whom."
     data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
-    facts = dict(asdict(self.settings), **data, device=str(self.device), resolved_precision=self.precision)
-    write_atomic(self.out / SETTINGS_FILE, json.dumps(facts, indent=1))
+    machine = dict(device=str(self.device), resolved_precision=self.precision)
+    self.keeper.make_ready(asdict(self.settings) | self._fixed() | data | machine, self.work_done < 1)
     self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
-    check_space(self.out, self.params)
+    ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
+    machine = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
+    start_status(self.out, params=self.params, **machine, **ends)
 
 
 @patch
 def validate(self: Trainer, max_docs: int = None) -> dict:
-    "Validation figures under their names in `metrics.jsonl`; nothing where there is no validation text."
+    "Validation figures under their names in `metrics.jsonl`; nothing where there is no text, or a stop is asked for."
     if not self.data.val:
         return {}
     self.stepper.release_memory()
     little = dict(batch_tokens=256, max_len=256) if self.small else {}
     text = self.data.val, self.data.tokenizer
+    if max_docs is None:  # minutes, in which somebody may lose patience
+        little['stopped'] = lambda: self.world.hears(self.stop.asked)
     e = evaluate(self.model, *text, self.precision, max_docs, world=self.world, **little)
-    return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte'])
-
-
-@patch
-def save_model(self: Trainer):
-    "Turn the run folder into a model: weights and configuration join the tokenizer."
-    if self.sparsity:
-        remove_pruned_heads(self.model)
-    self.model.save_pretrained(self.out)
+    return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte']) if e else {}
 
 
 @patch
@@ -294,46 +276,56 @@ def story(self: Trainer) -> str:
 @patch
 def fit(self: Trainer) -> dict:
     "Train to the end, or until a stop is asked for; returns the last row of metrics."
-    with CleanStop() as stop:
-        if not self.world.first:
+    with CleanStop() as self.stop, self.world.together():
+        if self.world.first:
+            with self.keeper.held():
+                self.resume()  # only reads: a run that is refused here stays as it was
+                self._open_folder()
+                row = self._fit_and_record(self.stop)
+        else:
             self.resume()
-            row = self._loop(None, stop)
-            self.world.close()
-            return row
-        self._open_folder()
-        with only_writer(self.out):
-            return self._fit_and_record(stop)
+            row = self._loop(None, self.stop)
+        self.world.close()
+        return row
 
 
 @patch
 def _fit_and_record(self: Trainer, stop) -> dict:
     "What process 0 does: train, keep the records, and say in `run.json` how it went."
-    ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
-    machine = dict(device=str(self.device), precision=self.precision, world_size=self.world.size)
-    start_status(self.out, params=self.params, **machine, **ends)
+    stop.last_words = lambda: self.say(f'ended by {stop.asked}; {self._break_off(stop.asked)}')
     try:
-        self.resume()
-        with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
-            metrics.truncate_after(self.step)
+        resume_records(self.out, self.step, self.say)
+        with self.world.together(), MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             row = self._loop(metrics, stop)
-        if not stop.asked:
-            self.save_model()
-        else:
+            finished = self.progress_made >= 1  # whatever was asked for since
+            self.keeper.save_the_end(metrics, is_finished=finished)
+        if not finished:
             self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
-        write_status(self.out, state='stopped' if stop.asked else 'finished')
-        self.world.close()
+        self.keeper.end('finished' if finished else 'stopped')
+    except KeyboardInterrupt as e:
+        by = Interrupted.of(e)
+        raise Interrupted.of(by, self._break_off(by.signal.name)) from None
     except BaseException as e:
-        write_status(self.out, state='failed', message=f'{type(e).__name__}: {e}')
+        self.keeper.end('failed', f'{type(e).__name__}: {e}')
         raise
     return row
 
 
 @patch
+def _break_off(self: Trainer, by: str) -> str:
+    "Say in `run.json` that the run was broken off by a signal; returns what is kept of it."
+    kept = break_words(self.step, self.keeper.saved)
+    self.keeper.end('stopped', f'broken off by {by}: {kept}')
+    return kept
+
+
+@patch
 def _is_stop_requested(self: Trainer, stop) -> bool:
     "Whether this process has heard that the run shall stop."
+    self.keeper.check()
     if self.world.first and take_request(self.out / STOP_REQUEST):
         stop.asked = 'the file STOP'
-    if self.world.size > 1 and os.getppid() != self.parent:
+    if self.world.is_orphan:
         stop.asked = 'the end of its launcher'
     return bool(stop.asked)
 
@@ -351,10 +343,8 @@ def has_more_steps(self: Trainer, stop) -> bool:
 @patch
 def _loop(self: Trainer, metrics, stop) -> dict:
     "Steps, evaluations and checkpoints until the work is done or a stop is asked for; `metrics` is process 0's."
-    row, saved = (read_metrics(self.out / METRICS_FILE) or [{}])[-1] if metrics else {}, self.step
-    if self.work_done >= 1:
-        self.say(f'already finished after step {self.step}; to go on, give more --iters or --minutes')
-    with self._progress_bar() as bar:
+    row = (read_metrics(self.out / METRICS_FILE) or [{}])[-1] if metrics else {}
+    with self.bar.open(self.work_done, row, self.progress):
         while self.has_more_steps(stop):
             row = self.train_step()
             self._check_progress()
@@ -362,14 +352,13 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.story or due.evaluation and not due.end:
                 row |= self._evaluate(due.evaluation and not due.end, self.settings.eval_docs)
             if metrics:
-                metrics.write(**row)
-            if due.checkpoint or due.end:
+                self.keeper.note(metrics.write, **row)
+            if due.checkpoint and not due.end:
                 self.save()
-                saved = self.step
-            self._show(bar, row)
-    if saved != self.step:
+            self.bar.show(row, self.work_done)
+    if self.keeper.saved != self.step:
         self.save()
-    return row if stop.asked else self._last_evaluation(metrics, row)
+    return self._last_evaluation(metrics, row) if self.progress_made >= 1 else row
 
 # %% ../nbs/13_trainer.ipynb #y8355
 @patch
@@ -377,10 +366,13 @@ def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
     "Validation figures if asked for, and a story: written by the last process while the others go on."
     with self.agenda.evaluations.work():
         found, teller = self.validate(docs) if with_figures else {}, self.world.size - 1
+        if with_figures and self.data.val and not found:
+            self.say(f'{self.stop.asked}: the last evaluation is left out; the same command makes it')
+            return {}
         text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
-            append_story(self.out, step=self.step, **line)
+            self.keeper.note(append_story, self.out, step=self.step, **line)
         if with_figures:
             self.stepper.release_memory()
     return found
@@ -392,10 +384,12 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
     missing = bool(self.data.val) and row.get('val_loss') is None and self.step > 0
     if not self.world.from_first(float(missing))[0]:
         return row
+    if metrics:
+        self.keeper.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
     row = {**row, **self._evaluate(True, None)}
     if metrics:
-        metrics.truncate_after(self.step - 1)
-        metrics.write(**row)
+        self.keeper.note(metrics.truncate_after, self.step - 1)
+        self.keeper.note(metrics.write, **row)
     return row
 
 # %% ../nbs/13_trainer.ipynb #y8749
@@ -409,18 +403,3 @@ def _check_progress(self: Trainer):
         f'{self.skipped_in_a_row} steps in a row were not finite (loss or gradients), up to step {self.step}; '
         f'nothing of them was kept. Resume from the last checkpoint with a lower --lr{advice}'
     )
-
-
-@patch
-def _progress_bar(self: Trainer):
-    "A bar of a thousand parts of the work."
-    form = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
-    return tqdm(total=1000, initial=int(1000 * self.work_done), disable=not self.progress, bar_format=form)
-
-
-@patch
-def _show(self: Trainer, bar, row: dict):
-    "The progress bar after a step."
-    bar.update(int(1000 * self.work_done) - bar.n)
-    seen = f', val {row["val_loss"]:.3f}' if row.get('val_loss') else ''
-    bar.set_postfix_str(f'step {self.step}, loss {row["loss"]:.3f}, {row["tokens_per_s"]:,.0f} tok/s{seen}')

@@ -13,6 +13,10 @@ import time
 import numpy as np
 import torch
 from .commands import I3Error
+from .processors import limit_threads
+
+# %% ../../nbs/base/03_devices.ipynb #c3eaa19
+limit_threads()
 
 # %% ../../nbs/base/03_devices.ipynb #c028
 def arch_serves(
@@ -48,8 +52,10 @@ def pick_device(name: str = 'auto') -> torch.device:
         dev = torch.device(name)
     except RuntimeError as e:
         raise I3Error(f"device {name!r} is not a device torch knows; use 'auto', 'cpu' or 'cuda'") from e
-    if dev.type == 'cuda' and not torch.cuda.is_available():
-        raise I3Error(f"device {name!r}: this machine has no CUDA card that torch can see; use 'auto' or 'cpu'")
+    if dev.type not in ('cpu', 'cuda'):
+        raise I3Error(f"device {name!r}: i3nb computes on processors and CUDA cards only; use 'auto', 'cpu' or 'cuda'")
+    if dev.type == 'cuda' and (dev.index or 0) >= torch.cuda.device_count():
+        raise I3Error(f"device {name!r}: this machine has no such CUDA card that torch can see; use 'auto' or 'cpu'")
     if dev.type == 'cuda' and not cuda_usable(dev.index or 0):
         raise I3Error(
             f'device {name!r}: torch {torch.__version__} holds no code for this card; '

@@ -5,16 +5,56 @@
 # %% auto #0
 __all__ = ['MOST_JSON', 'CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRICS_FILE', 'SAMPLES_FILE', 'SETTINGS_FILE',
            'STATUS_FILE', 'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'MANIFEST_FILE', 'STOP_REQUEST',
-           'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'write_atomic', 'read_json']
+           'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'unfinished_name', 'flush_to_disk',
+           'replacing', 'write_atomic', 'scratch_folder', 'building_folder', 'append_whole', 'read_json',
+           'sweep_unfinished']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
+import contextlib
+import errno
 import os
-import tempfile
+import re
+import secrets
+import shutil
 from pathlib import Path
+import psutil
 from .commands import I3Error
 from .trust import parse_json, read_plain
 
 # %% ../../nbs/base/02_files.ipynb #c009
+def unfinished_name(path) -> str:
+    "A hidden name for what will be the file `path`: no other process and no other call has it."
+    return f'.{Path(path).name[:200]}.{os.getpid()}-{secrets.token_hex(4)}'
+
+
+def flush_to_disk(path):
+    "Have the system write a file, or a folder's names, to the disk; raises `OSError` where it cannot."
+    fd = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some file systems know no such order
+            raise
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def replacing(
+    path,  # the file's final place, in a folder that is there
+):
+    "Gives a name to write to. At the end that file takes the place of `path`; after an error it is gone."
+    path = Path(path)
+    unfinished = path.with_name(unfinished_name(path))
+    try:
+        yield unfinished
+        flush_to_disk(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
 def write_atomic(
     path,  # the file's final place; its folder is made where missing
     data: bytes | str,  # what it shall hold; text is written as UTF-8
@@ -22,18 +62,54 @@ def write_atomic(
     "Write a file so that it is complete or not there at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(fd, 'wb') as f:
-            f.write(data.encode() if isinstance(data, str) else data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
+    with replacing(path) as unfinished, open(unfinished, 'xb') as f:
+        f.write(data.encode() if isinstance(data, str) else data)
     return path
+
+# %% ../../nbs/base/02_files.ipynb #c2fadbc
+@contextlib.contextmanager
+def scratch_folder(
+    parent,  # a folder that is there
+):
+    "An empty hidden folder in `parent`, removed at the end."
+    work = Path(parent) / f'.saving-{os.getpid()}-{secrets.token_hex(4)}'
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def building_folder(
+    path,  # the folder's final place; what is there is replaced
+):
+    "Gives a folder to fill. At the end it takes the place of `path`; after an error `path` is as it was."
+    path = Path(path)
+    with scratch_folder(path.parent) as work:
+        new, old = work / 'new', work / 'old'
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+        with contextlib.suppress(OSError):  # Windows opens no folders
+            flush_to_disk(path.parent)
+
+# %% ../../nbs/base/02_files.ipynb #c3e3c94
+def append_whole(
+    fd: int,  # of a file that is open for appending
+    data: bytes,
+):
+    "Append all of `data`, or nothing of it and raise `OSError`."
+    size = os.fstat(fd).st_size
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, size)
+        raise
 
 # %% ../../nbs/base/02_files.ipynb #files2
 MOST_JSON = 16 << 20  # bytes of a JSON file that is read; ours have a few thousand
@@ -65,3 +141,39 @@ LAUNCH_FILE = 'launch.json'  # how the process was started: written and read by 
 LOG_FILE = 'train.log'  # what the process printed: written by the process, read by the launcher
 EXIT_FILE = '.exit'  # the status that the process ended with: written by its shell, read by the launcher
 PLOT_FILE = 'plot.png'  # the curves: written by `i3nb_train`
+
+# %% ../../nbs/base/02_files.ipynb #c8acb6e
+_UNFINISHED = re.compile(r'\.(?:saving|copying)-(?:(\d+)-)?\w+|\..+\.(\d+)-[0-9a-f]{8}')  # 1, 2: the process's number
+_UNFINISHED_BEFORE = re.compile(  # how earlier versions of this library named them
+    r'\.(?:[a-z_]+\.(?:json|jsonl|safetensors|png|svg|txt)|MODEL_CARD\.md)\.[a-z0-9_]{8}|\.model\.tmp'
+)
+
+
+def _is_being_written(path: Path, pid: int) -> bool:
+    "Whether the process of that number still lives, and lived when `path` was made."
+    try:
+        process = psutil.Process(pid)
+        began = process.create_time() - 5  # this and the time of a file are rounded
+        return process.status() != psutil.STATUS_ZOMBIE and began < path.stat().st_mtime
+    except (psutil.Error, OSError):
+        return False
+
+
+def _is_litter(path: Path) -> bool:
+    "Whether a name says that nobody has finished this, and nobody will."
+    if found := _UNFINISHED.fullmatch(path.name):
+        pid = found[1] or found[2]
+        return not pid or not _is_being_written(path, int(pid))
+    return bool(_UNFINISHED_BEFORE.fullmatch(path.name))
+
+
+def sweep_unfinished(folder) -> list:  # the names of what was removed
+    "Remove from a folder what killed processes have left unfinished."
+    swept = [path for path in Path(folder).glob('.*') if _is_litter(path)]
+    for path in swept:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return [path.name for path in swept]

@@ -7,8 +7,9 @@ __all__ = ['i3nb_bench']
 
 # %% ../../nbs/bench/08_command.ipynb #h46523
 import json
+from typing import Annotated
 import torch
-from ..base.commands import I3Error, call_parse, user_errors
+from ..base.commands import Alias, Count, I3Error, Positive, Range, Seed, Text, call_parse
 from ..base.devices import pick_device, pick_precision
 from ..base.files import write_atomic
 from .ceiling import device_name
@@ -21,14 +22,11 @@ from ..data.sources import sample_data
 from ..recipes import RECIPES
 
 # %% ../../nbs/bench/08_command.ipynb #h13746
-def _check(preset, recipe, peers, device, precision, **positive):
+def _check(preset, recipe, peers, device, precision):
     "Raise `I3Error` for what cannot be measured, before anything is."
     I3Config.preset(preset)
     if recipe not in RECIPES:
         raise I3Error(f'--recipe {recipe} is unknown; choose one of {", ".join(RECIPES)}')
-    for name, value in positive.items():
-        if not value > 0:
-            raise I3Error(f'--{name} {value}: must be positive')
     for peer in peers:
         with torch.device('meta'):
             build_peer(peer, 512, 16)
@@ -63,23 +61,21 @@ def _speed_report(names: list, spec: dict, repeats: int, minutes_per_row: float)
     )
 
 
-def _checked_entries(preset: str, entries: str, target: float, spec: dict) -> list:
+def _checked_entries(preset: str, entries: str, spec: dict) -> list:
     "The entries of the race; `I3Error` for the first that cannot be measured."
     parsed = [parse_entry(e) for e in entries.split(',') if e]
     if not parsed:
         raise I3Error('--entries is empty; give for instance i3-300m:muon:0.02,gpt2:adamw:1e-3')
-    positive = {k: spec[k] for k in ('batch_size', 'seq_len', 'eval_docs')}
-    positive |= dict(minutes=spec['seconds'] / 60, target=target)
     for e in parsed:
         ours, peers = (e['name'], []) if e['name'] in PRESETS else (preset, [e['name']])
-        if _check(ours, e['recipe'], peers, spec['device'], spec['precision'], **positive) == 'fp16':
+        if _check(ours, e['recipe'], peers, spec['device'], spec['precision']) == 'fp16':
             raise I3Error('--quality does not scale the loss, which fp16 needs; give --precision fp32')
     return parsed
 
 
 def _race_report(preset: str, entries: str, target: float, spec: dict) -> dict:
     "`i3nb_bench --quality`."
-    parsed = _checked_entries(preset, entries, target, spec)
+    parsed = _checked_entries(preset, entries, spec)
     data, val_data = _race_data(spec['data'], spec['val_data'])
     if not prepare(data, None, spec['cache'], spec['vocab_size'], val_data).val:
         raise I3Error('--quality needs validation stories; give --val_data')
@@ -93,49 +89,51 @@ def _race_report(preset: str, entries: str, target: float, spec: dict) -> dict:
 
 # %% ../../nbs/bench/08_command.ipynb #h79787
 @call_parse
-@user_errors
 def i3nb_bench(
     *,
     preset: str = 'i3-300m',  # our model: {presets}
-    peers: str = 'gpt2',  # others, with commas: gpt2, llama, mamba, jamba, each also with -tiny; '' for none
-    steps: int = 6,  # measured steps of each row
-    json: str = None,  # write the report to this file
-    batch_size: int = 16,  # sequences a step
-    seq_len: int = 256,  # tokens a sequence
+    peers: Text = 'gpt2',  # others, with commas: gpt2, llama, mamba, jamba, each also with -tiny; '' for none
+    steps: Count = 6,  # measured steps of each row
+    report: Annotated[str, Alias('json')] = None,  # write the report to this file
+    batch_size: Count = 16,  # sequences a step
+    seq_len: Count = 256,  # tokens a sequence
     precision: str = 'auto',  # fp32, bf16, fp16
     recipe: str = 'muon',  # our optimizer: {recipes}; peers use AdamW
     device: str = 'auto',  # cpu, cuda
     components: bool = False,  # also say where the time of our step goes
     loop: bool = False,  # also the paper's way, a Python loop through time
-    repeats: int = 2,  # visits to every row; its steps are spread over them
-    minutes_per_row: float = 5.0,  # a slower row gets fewer steps, or is measured on fewer sequences
+    repeats: Annotated[int, Range(1, 1000)] = 2,  # visits to every row; its steps are spread over them
+    minutes_per_row: Positive = 5.0,  # a slower row gets fewer steps, or is measured on fewer sequences
     quality: bool = False,  # instead: train each of --entries and measure the time to a perplexity
     entries: str = 'i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP[:BATCH]], with commas
-    minutes: float = 10.0,  # with --quality: training time of each entry, evaluations not counted
-    iters: int = None,  # with --quality: end after this many steps instead, as on a busy machine
-    target: float = 69.26,  # with --quality: the perplexity to reach
-    data: str = None,  # with --quality: training data; default: the development sample, else TinyStories from the hub
+    minutes: Positive = 10.0,  # with --quality: training time of each entry, evaluations not counted
+    iters: Count = None,  # with --quality: end after this many steps instead, as on a busy machine
+    target: Positive = 69.26,  # with --quality: the perplexity to reach
+    data: str = None,  # with --quality: training data; default: the development sample, else auto as in i3nb_train
     val_data: str = None,  # with --quality: validation data
-    eval_docs: int = 64,  # with --quality: stories in an evaluation; the last takes all without --iters
+    eval_docs: Count = 64,  # with --quality: stories in an evaluation; the last takes all without --iters
     cache: str = None,  # with --quality: folder for prepared data
-    seed: int = 0,  # of weights and ids
+    seed: Seed = 0,  # of weights and ids
 ):
-    "Time whole training steps of i3 and of its peers in one run, or their time to a quality."
+    """Time whole training steps of i3 and of its peers in one run, or their time to a quality.
+
+    examples:
+      i3nb_bench --preset i3-300m --peers gpt2,mamba --components --report bench.json
+      i3nb_bench --preset i3-tiny --peers '' --steps 20
+      i3nb_bench --quality --data train.jsonl --val_data valid.jsonl --minutes 10 --report race.json
+    """
     shared = dict(batch_size=batch_size, seq_len=seq_len, seed=seed, device=device, precision=precision)
     shared['vocab_size'] = I3Config.preset(preset).vocab_size
     if quality:
         spec = dict(shared, seconds=60 * minutes, iters=iters, eval_docs=eval_docs, cache=cache)
-        report = _race_report(preset, entries, target, dict(spec, data=data, val_data=val_data))
-        return _finish(report, json, print_race)
-    positive = dict(
-        steps=steps, batch_size=batch_size, seq_len=seq_len, repeats=repeats, minutes_per_row=minutes_per_row
-    )
+        found = _race_report(preset, entries, target, dict(spec, data=data, val_data=val_data))
+        return _finish(found, report, print_race)
     names = [p for p in peers.split(',') if p]
-    shared['precision'] = _check(preset, recipe, names, device, precision, **positive)
+    shared['precision'] = _check(preset, recipe, names, device, precision)
     ours = [preset] + [f'{preset}/adamw'] * (recipe != 'adamw') + [f'{preset}/loop'] * loop
     spec = dict(shared, steps=steps, recipe=recipe, components=components)
-    report = _speed_report(ours + names, spec, repeats, minutes_per_row)
-    _finish(report, json, print_rows if report['rows'] else None)
-    if report['failed']:
-        first = next(iter(report['failed'].values()))
-        raise I3Error(f'{len(report["failed"])} of {len(ours + names)} rows failed, first {first}')
+    found = _speed_report(ours + names, spec, repeats, minutes_per_row)
+    _finish(found, report, print_rows if found['rows'] else None)
+    if found['failed']:
+        first = next(iter(found['failed'].values()))
+        raise I3Error(f'{len(found["failed"])} of {len(ours + names)} rows failed, first {first}')

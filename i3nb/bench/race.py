@@ -11,9 +11,9 @@ import functools
 import time
 from typing import Callable
 import torch
-from tqdm import tqdm
 from ..base.commands import I3Error
 from ..base.devices import pick_device, pick_precision, seed_all
+from ..base.progress import progress_bar
 from .child import in_child, tell
 from .contenders import make_contender, one_step
 from ..data.batches import Batches, eval_batches, target_bytes
@@ -175,7 +175,7 @@ def run_race(
 ) -> list:
     "Train every entry, one after another; their curves and what follows from them."
     curves, shape = [], '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
-    with tqdm(total=100 * len(entries), unit='%', disable=not progress, bar_format=shape) as bar:
+    with progress_bar(100 * len(entries), desc='race', unit='%', show=progress, bar_format=shape) as bar:
         for i, entry in enumerate(entries):
             seen = functools.partial(_show_progress, bar, i, entry)
             curve = in_child('i3nb.bench.race:run_entry', {**spec, **entry}, seen)
@@ -189,9 +189,10 @@ def run_race(
 
 def _show_progress(bar, i: int, entry: dict, line: dict):
     "Entry `i` has told how far it is."
-    bar.update(round(100 * (i + min(line['share'], 1))) - bar.n)
     seen = f', val ppl {line["val_ppl"]:.1f}' if line['val_ppl'] else ''
-    bar.set_postfix_str(f'{entry["entry"]}, step {line["step"]}, loss {line["loss"]:.2f}{seen}')
+    bar.set_postfix_str(f'{entry["entry"]}, step {line["step"]}, loss {line["loss"]:.2f}{seen}', refresh=False)
+    bar.update(round(100 * (i + min(line['share'], 1))) - bar.n)
+    bar.refresh()
 
 # %% ../../nbs/bench/07_race.ipynb #h49688
 def print_race(report: dict):

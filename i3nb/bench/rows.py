@@ -10,9 +10,9 @@ import statistics
 import time
 from contextlib import nullcontext
 import torch
-from tqdm import tqdm
 from ..base.commands import I3Error
 from ..base.devices import pick_device, pick_precision, seed_all
+from ..base.progress import progress_bar
 from .ceiling import matmul_ceiling, peak_gb
 from .child import in_child, tell
 from .contenders import Contender, make_contender, one_step, paper_way, record_step
@@ -97,7 +97,7 @@ def run_rows(
     results, failed, ceiling = {n: [] for n in names}, {}, 0.0
     budget = 60 * minutes_per_row
     shares = [len(range(r, spec['steps'], repeats)) for r in range(repeats)]  # steps of each repeat
-    with tqdm(total=len(names) * spec['steps'], unit='step', disable=not progress) as bar:
+    with progress_bar(len(names) * spec['steps'], desc='rows', unit='step', show=progress) as bar:
         for steps in filter(None, shares):
             ceiling = max(ceiling, in_child('i3nb.bench.rows:measure_ceiling', spec))
             for name in names:

@@ -18,9 +18,11 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tqdm import tqdm
+from ..base.cache import write_problem
 from ..base.commands import I3Error
 from ..base.files import write_atomic
+from ..base.progress import progress_bar
+from ..base.signals import Interrupted
 from ..core import I3Config
 from .formats import check_file
 from .hub import HUB
@@ -135,8 +137,7 @@ def train_tokenizer(
     progress: bool,  # a progress bar, on stderr
 ) -> ChunkTokenizer:
     "Train a tokenizer on the beginning of each source's training documents."
-    bar = tqdm(desc='training the tokenizer', unit='B', unit_scale=True, disable=not progress, mininterval=0.3)
-    with bar:
+    with progress_bar(desc='training the tokenizer', unit='B', unit_scale=True, show=progress) as bar:
         texts = _training_texts(plan, split, bar)
         first = next(texts, None)
         if first is None:
@@ -168,15 +169,8 @@ def encode_source(
     progress: bool,  # a progress bar, on stderr
 ):
     "Encode one source's documents into the writers of their side."
-    bar = tqdm(
-        total=source.total,
-        desc=f'tokenizing {Path(source.name).name}',
-        unit='B' if source.kind == 'files' else 'doc',
-        unit_scale=True,
-        disable=not progress,
-        mininterval=0.3,
-    )
-    with bar:
+    desc, unit = f'tokenizing {Path(source.name).name}', 'B' if source.kind == 'files' else 'doc'
+    with progress_bar(source.total, desc=desc, unit=unit, unit_scale=True, show=progress) as bar:
         for group, cost in _groups(docs):
             for side, texts in group.items():
                 if texts:
@@ -275,7 +269,9 @@ def fresh_folder(
     final: Path,  # the folder to be
 ):
     "A temporary folder beside `final`, renamed to it at the end; removed if anything goes wrong."
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if why := write_problem(final.parent):
+        remedy = 'set I3NB_CACHE, or the cache option of the command, to a folder that you can write'
+        raise I3Error(f'data: the cache {str(final.parent)!r} cannot be written ({why}); {remedy}')
     host = socket.gethostname()
     _remove_killed(final.parent, host)
     work = final.parent / f'.build-{host}-{os.getpid()}-{threading.get_ident()}'
@@ -289,6 +285,9 @@ def fresh_folder(
         except OSError:
             if not is_complete(final):
                 raise  # else another process was quicker with the same data
+    except KeyboardInterrupt as e:
+        what = 'the data were not prepared to the end, and nothing is left of them; the same command begins again'
+        raise Interrupted.of(e, what) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -7,12 +7,12 @@ __all__ = ['LAYOUT', 'ShardWriter', 'TokenStream', 'cache_dir', 'Prepared']
 
 # %% ../../nbs/data/06_shards.ipynb #c003
 import json
-import os
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
+from ..base.cache import cache_root
 from ..base.commands import I3Error
 from ..tokenizer import ChunkTokenizer
 
@@ -132,8 +132,8 @@ LAYOUT = 2  # raise it when the files' layout or the readers' result changes
 
 
 def cache_dir() -> Path:
-    "Where prepared data go by default: `I3NB_CACHE`, else `~/.cache/i3nb`."
-    return Path(os.environ.get('I3NB_CACHE') or Path.home() / '.cache' / 'i3nb')
+    "Where prepared data go by default: the user's [cache](../base/06_cache.ipynb)."
+    return cache_root()
 
 
 @dataclass(kw_only=True)

@@ -8,8 +8,9 @@ __all__ = ['part_summary', 'summary', 'print_parts', 'i3nb_tokenize']
 # %% ../../nbs/data/09_tokenize.ipynb #c003
 import json
 import sys
+from typing import Annotated
 import numpy as np
-from ..base.commands import call_parse, user_errors
+from ..base.commands import Alias, Count, Positive, Seed, Share, call_parse
 from ..core import I3Config
 from .preparation import prepare
 from .shards import Prepared, TokenStream
@@ -63,21 +64,26 @@ def print_parts(
 
 
 @call_parse
-@user_errors
 def i3nb_tokenize(
     *,
     data: str = 'auto',  # hub id, file ({formats}), folder, several with commas, each with =weight; auto; synthetic
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
-    vocab_size: int = I3Config.vocab_size,  # of the tokenizer to train
+    vocab_size: Count = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
-    out: str = None,  # cache folder; default I3NB_CACHE, else ~/.cache/i3nb
-    val_fraction: float = 0.01,  # share of documents split off for validation
-    seed: int = 0,  # of the split
-    max_mb: float = None,  # read at most this many million characters of each source
+    # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
+    cache: Annotated[str, Alias('out')] = None,
+    val_fraction: Share = 0.01,  # share of documents split off for validation
+    seed: Seed = 0,  # of the split
+    max_mb: Positive = None,  # read at most this many million characters of each source
 ):
-    "Turn text into token shards; prints one JSON object."
+    """Turn text into token shards; prints one JSON object.
+
+    examples:
+      i3nb_tokenize --data stories.txt --vocab_size 4096
+      i3nb_tokenize --data roneneldan/TinyStories --max_mb 20 --cache prepared
+    """
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
     limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb)
-    info = summary(prepare(data, tok, out, vocab_size, val_data, **limits))
+    info = summary(prepare(data, tok, cache, vocab_size, val_data, **limits))
     print_parts(info['parts'])
     print(json.dumps(info, indent=1))

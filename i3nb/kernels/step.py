@@ -14,7 +14,7 @@ from ..attention import AttnState, attn_period, attn_reach, seen_gaps
 from ..base.commands import I3Error
 from ..base.forms import form
 from ..core import I3Config
-from .native import LOG2E, compile_c
+from .native import LOG2E, compile_c, problem
 from .step_blocks import BLOCKS_C, LINE, room_sizes
 from i3nb.kernels.step_parts import (
     ATTENTION_WEIGHTS,
@@ -167,7 +167,7 @@ class Step:
     ):
         self.library = step_library(model)
         if self.library is None:
-            why = obstacle(model) or 'there is no C compiler, or I3NB_NATIVE=0 is set'
+            why = obstacle(model) or problem() or 'the compiler refuses its source'
             raise I3Error(f'this model has no one-token step in C: {why}; `generate` reads it in PyTorch')
         self.model, self.cfg, self.position = model, model.cfg, 0
         self.threads = [threads] if threads else sorted({1, torch.get_num_threads()})

@@ -24,8 +24,11 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 import i3nb
+from ..base.cache import cache_root
+from ..base.commands import I3Error
 from ..base.files import write_atomic
 from ..base.forms import load_forms
+from ..base.processors import usable_cpus
 
 # %% ../../nbs/kernels/24_trials.ipynb #x006
 @dataclass(frozen=True)
@@ -209,15 +212,14 @@ def results_file(device) -> Path:
     "Where a card's results are kept."
     if os.environ.get('I3NB_FORMS'):
         return Path(os.environ['I3NB_FORMS'])
-    root = Path(os.environ.get('I3NB_CACHE') or Path.home() / '.cache' / 'i3nb')
-    return root / 'forms' / f'{hashlib.sha256(json.dumps(card_key(device)).encode()).hexdigest()[:16]}.json'
+    return cache_root() / 'forms' / f'{hashlib.sha256(json.dumps(card_key(device)).encode()).hexdigest()[:16]}.json'
 
 
 def read_results(device) -> dict:
     "The results of `device`, as `{part: {form: {'ms': …} or {'why': …}}}`; empty where there are none."
     try:
         kept = json.loads(results_file(device).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, I3Error):
         return {}
     fits = isinstance(kept, dict) and kept.get('key') == card_key(device)
     return kept['parts'] if fits and isinstance(kept.get('parts'), dict) else {}
@@ -225,7 +227,7 @@ def read_results(device) -> dict:
 
 def write_results(device, parts: dict):
     "Keep results; where nothing can be written they serve this process alone."
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, I3Error):
         write_atomic(results_file(device), json.dumps(dict(key=card_key(device), parts=parts), indent=1) + '\n')
 
 # %% ../../nbs/kernels/24_trials.ipynb #x019
@@ -241,10 +243,6 @@ class Job:
     @property
     def key(self) -> str:
         return ' '.join([self.part.name, *(f'{k}={v}' for k, v in self.case)])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 _known = {}  # results that this process has seen, by device
@@ -272,7 +270,7 @@ def _try_all(
     def attempt(job, form):
         return try_form(job.part, form, device, dict(job.case), timeout, env)
 
-    with ThreadPoolExecutor(min(len(missing), _cores())) as pool:
+    with ThreadPoolExecutor(min(len(missing), usable_cpus())) as pool:
         return list(pool.map(attempt, *zip(*missing)))
 
 

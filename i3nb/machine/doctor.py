@@ -9,21 +9,27 @@ __all__ = ['i3nb_doctor']
 import json as json_format
 import sys
 from dataclasses import asdict
-from ..base.commands import call_parse, user_errors
+from ..base.commands import Count, call_parse
+from ..data.sources import resolve_spec
 from .session import Session
 
 # %% ../../nbs/machine/14_doctor.ipynb #c102
 @call_parse
-@user_errors
 def i3nb_doctor(
     preset: str = 'auto',  # what to train; auto: i3-300m on a GPU, i3-tiny without
-    data: str = 'auto',  # on what to train; auto: the papers' data sets
-    batch_size: int = None,  # sequences per step; default: by what the GPU reaches
+    data: str = 'auto',  # on what to train; auto: TinyStories, else a story grammar, as i3nb_train has it
+    batch_size: Count = None,  # sequences per step; default: by what the GPU reaches
     probe: bool = False,  # try it: every kernel, and three steps of a small model
     json: bool = False,  # print JSON
 ):
-    "Look at this machine: what it has, what it lacks, and how i3nb would train on it."
-    session = Session(preset=preset, data=data, batch_size=batch_size)
+    """Look at this machine: what it has, what it lacks, and how i3nb would train on it.
+
+    examples:
+      i3nb_doctor
+      i3nb_doctor --preset i3-300m --data stories.txt --probe
+      i3nb_doctor --json > machine.json
+    """
+    session = Session(preset=preset, data=resolve_spec(data)[0], batch_size=batch_size)
     report = session.check()
     if probe:
         report.extend(session.try_machine(session.process_env(), lambda line: print(line, file=sys.stderr)))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PARAMETER_BYTES', 'LIBRARIES_GB', 'SEQUENCE_GB', 'RECOMPUTED', 'USABLE', 'RATES', 'OTHER_RATES', 'SEQUENCE_GFLOP',
            'MUON_GFLOP', 'SEQUENCE_TRAFFIC_GB', 'STEP_TRAFFIC_GB', 'GRU_CHAIN', 'DIRECTIONS_MS', 'GRADIENTS_MS',
-           'BACKWARD_SHARE', 'memory_need', 'Fit', 'fit_batch', 'Rate', 'rate_of', 'StepTime', 'step_ms', 'good_batch']
+           'BACKWARD_SHARE', 'CPU_REST_S', 'PLAIN_FACTOR', 'memory_need', 'Fit', 'fit_batch', 'Rate', 'rate_of',
+           'StepTime', 'step_ms', 'good_batch', 'cpu_step_s', 'in_words']
 
 # %% ../../nbs/machine/04_estimates.ipynb #est3
 from dataclasses import dataclass
@@ -130,3 +131,25 @@ def good_batch(
         if time.fixed <= time.whole / 3:
             return cards * sequences
     return cards * 256
+
+# %% ../../nbs/machine/04_estimates.ipynb #c86b836
+CPU_REST_S = 7.4  # seconds of one core for what is no product, with 16 sequences
+PLAIN_FACTOR = 2.0  # how many times as long a step takes without compiled code
+
+
+def cpu_step_s(
+    gflops: float,  # of products, all cores together
+    cpus: int,  # cores
+    compiled: bool = True,  # whether the C forms serve
+) -> float:  # seconds
+    "About how long a training step of i3-300m with 16 sequences of 256 tokens takes on a CPU."
+    products = (16 * SEQUENCE_GFLOP + MUON_GFLOP) / gflops
+    return (products + CPU_REST_S / cpus) * (1 if compiled else PLAIN_FACTOR)
+
+
+def in_words(seconds: float) -> str:
+    "A rough time: `'40 minutes'`."
+    for name, size in (('days', 86400), ('hours', 3600), ('minutes', 60)):
+        if seconds >= 2 * size:
+            return f'{seconds / size:.0f} {name}'
+    return f'{seconds:.0f} seconds'

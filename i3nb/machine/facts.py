@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HUB_HOST', 'TESLA_P100', 'TESLA_T4', 'KAGGLE_FACTS', 'Card', 'Facts', 'cards_by_nvml', 'cards_by_smi', 'run_program',
-           'FoundCards', 'find_cards', 'find_facts', 'can_connect', 'kaggle_facts']
+           'FoundCards', 'find_cards', 'core_gflops', 'find_facts', 'can_connect', 'kaggle_facts']
 
 # %% ../../nbs/machine/02_facts.ipynb #facts3
 import os
@@ -14,12 +14,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 import psutil
 import torch
 from ..base.devices import cpu_bf16_speedup
+from ..base.processors import cpu_quota, usable_cpus
+from ..kernels.native import problem
 from ..monitor.memory import GB, total_ram
 from ..monitor.sensors import ask_nvml, find_card, load_nvml
 
@@ -54,8 +57,12 @@ class Facts:
     driver: str | None = None
     driver_cuda: tuple | None = None  # the newest CUDA the driver knows
     python: str = ''
-    cpus: int = 1
+    cpus: int = 1  # that this process can keep busy
+    cpu_quota: float | None = None  # processors' worth of time that its container is given; None: no limit
+    threads: int = 1  # that PyTorch computes with
     cpu_bf16: float | None = None  # how many times faster than fp32; None: not measured
+    cpu_gflops: float | None = None  # 1e9 operations a second of matrix products, all cores; None: not measured
+    c_problem: str | None = None  # why there is no compiled code, or only slower one
     ram_gb: float = 0.0  # main memory, units of 1e9 bytes
     ram_free_gb: float = 0.0
     disk_free_gb: float = 0.0  # in the working folder
@@ -148,6 +155,29 @@ def find_cards() -> FoundCards:
     driver = _ask_smi('driver_version')[1].strip().split('\n')[0]
     return FoundCards(cards_by_smi(text), driver or None)
 
+# %% ../../nbs/machine/02_facts.ipynb #c3055ac
+def _product_seconds(x: torch.Tensor) -> float:
+    "Processor time of a product with itself on one thread: the best of a few."
+    times = []
+    for _ in range(5):
+        began = time.thread_time()
+        x @ x
+        times.append(time.thread_time() - began)
+    return max(min(times), 1e-9)
+
+
+def core_gflops(
+    size: int = 512,  # of the square matrices
+) -> float:  # 1e9 operations a second
+    "What one core reaches in matrix products, in fp32 or bf16."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = min(_product_seconds(torch.ones(size, size, dtype=t)) for t in (torch.float32, torch.bfloat16))
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * size**3 / seconds / 1e9
+
 # %% ../../nbs/machine/02_facts.ipynb #facts10
 def find_facts(
     folder='.',  # the working folder, for its disk; it need not exist yet
@@ -167,8 +197,12 @@ def find_facts(
         driver=found.driver,
         driver_cuda=found.driver_cuda,
         python=sys.version.split()[0],
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
+        cpus=usable_cpus(),
+        cpu_quota=cpu_quota(),
+        threads=torch.get_num_threads(),
         cpu_bf16=None if found.cards else cpu_bf16_speedup(),
+        cpu_gflops=None if found.cards else usable_cpus() * core_gflops(),
+        c_problem=problem(),
         ram_gb=ram,
         ram_free_gb=min(psutil.virtual_memory().available / GB, ram),
         disk_free_gb=shutil.disk_usage(existing).free / GB,

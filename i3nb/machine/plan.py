@@ -9,7 +9,7 @@ __all__ = ['FULL', 'SMALL', 'NO_COMPILE', 'TrainPlan', 'choose_cards', 'Choice',
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from ..core import I3Config, param_count
-from .estimates import Fit, fit_batch, good_batch, rate_of
+from .estimates import Fit, cpu_step_s, fit_batch, good_batch, in_words, rate_of
 from .facts import Card, Facts
 from .install import torch_for
 from .rehearsal import Way
@@ -171,10 +171,20 @@ def _choose_cpu_precision(facts: Facts) -> Choice:
     return Choice(name, f'{name}: this CPU multiplies bf16 {facts.cpu_bf16:.1f} times as fast as fp32')
 
 
+def _why_small(facts: Facts) -> str:
+    "Why a CPU trains the small model where the user has no wish, with what the full one would take on this CPU."
+    if not facts.cpu_gflops:
+        return f'{SMALL}: a first look in minutes'
+    step = cpu_step_s(facts.cpu_gflops, facts.cpus, not facts.c_problem)
+    papers, long = in_words(180 * step), in_words(10_000 * step)
+    full = f"{FULL} takes about {papers} here for the papers' 180 steps, {long} for 10,000"
+    return f'{SMALL}: a first look in minutes; {full}'
+
+
 def _cpu_plan(facts: Facts, preset: str, batch_size: int) -> TrainPlan:
     "Training without a GPU."
     precision = _choose_cpu_precision(facts)
-    small = f'{SMALL}: the full model takes days on a CPU' if preset == 'auto' else ''
+    small = _why_small(facts) if preset == 'auto' else ''
     return TrainPlan(
         preset=SMALL if preset == 'auto' else preset,
         precision=precision.value,

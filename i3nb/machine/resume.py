@@ -268,7 +268,7 @@ def earlier_minutes(folder) -> float:
         return 0.0
     try:
         elapsed = usable_number(read_state(good[0], mmap=True)['telemetry']['elapsed_s'])
-    except (KeyError, TypeError):
+    except (I3Error, KeyError, TypeError):
         return 0.0  # a state without a clock
     return max(0.0, elapsed or 0.0) / 60
 

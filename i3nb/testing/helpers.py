@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['outputs_and_grads', 'worst', 'rand_inputs', 'scan_grads', 'gru_inputs', 'message', 'hostile_text', 'exact_counts',
-           'toy_model', 'best_milliseconds', 'FakeNvml', 'full_disk', 'PoisonedGradients', 'GraphRehearsal']
+           'toy_model', 'best_milliseconds', 'processor_seconds', 'wait_for', 'FakeNvml', 'full_disk',
+           'PoisonedGradients', 'GraphRehearsal']
 
 # %% ../../nbs/testing/02_helpers.ipynb #h14195
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+import psutil
 import torch
 import torch.nn.functional as F
 from ..base.commands import I3Error
@@ -148,6 +151,32 @@ def best_milliseconds(
         f()
         best = min(best, time.perf_counter() - start)
     return best * 1e3
+
+# %% ../../nbs/testing/02_helpers.ipynb #cb51258
+def processor_seconds(pid: int) -> float:
+    "Processor time of a process, of its descendants, and of those that have ended and were waited for."
+    total = 0.0
+    try:
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            total += sum(process.cpu_times()[:4])
+    except psutil.Error:
+        pass  # one of them has just ended
+    return total
+
+
+def wait_for(
+    process: subprocess.Popen,
+    condition,  # is called until it is true
+    seconds: float = 120.0,  # of processor time
+):
+    "Wait until a condition holds, or the process has ended. Raises `TimeoutError` where it works longer than that."
+    asked = 0
+    while not condition() and process.poll() is None:
+        time.sleep(0.002)
+        asked += 1
+        if asked % 250 == 0 and processor_seconds(process.pid) > seconds:
+            raise TimeoutError(f'what is waited for has not come after {seconds:g} s of processor time')
 
 # %% ../../nbs/testing/02_helpers.ipynb #h94117
 class FakeNvml:

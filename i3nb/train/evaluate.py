@@ -7,9 +7,9 @@ __all__ = ['autocast', 'evaluate']
 
 # %% ../../nbs/train/02_evaluate.ipynb #w3500
 import torch
-from tqdm.auto import tqdm
 from ..base.commands import I3Error
 from ..base.devices import dtype_of
+from ..base.progress import progress_bar
 from ..data.batches import eval_batches, target_bytes
 from ..monitor.metrics import bits_per_byte, perplexity
 
@@ -28,11 +28,14 @@ def _sums(
     byte_lengths,  # of the tokenizer's entries
     precision: str,
     bar,  # a progress bar, which counts tokens
-) -> tuple:  # nats, tokens, bytes
+    stopped,  # asked before each batch; where it says yes, the rest is left out
+) -> tuple:  # nats, tokens, bytes, whether it was stopped
     "Read batches one after the other; the state of a long document is carried on."
     device = next(model.parameters()).device
     nats, tokens, nbytes, state = torch.zeros((), dtype=torch.float64, device=device), 0, 0, None
     for e in batches:
+        if stopped():
+            return nats.item(), tokens, nbytes, True
         x, y = e.x.to(device), e.y.to(device)
         with autocast(device, precision):
             out = model(x, y, state=None if e.first else state, want_state=True)
@@ -41,7 +44,7 @@ def _sums(
         nats += out.lm_loss.double() * n  # the sum stays on the GPU, so that nothing waits for it
         nbytes += target_bytes(e.y, byte_lengths)
         bar.update(n)
-    return nats.item(), tokens, nbytes
+    return nats.item(), tokens, nbytes, False
 
 
 @torch.no_grad()
@@ -56,17 +59,20 @@ def evaluate(
     batch_tokens: int = 8192,  # tokens computed at once
     max_len: int = 1024,  # of them in a row; a longer document goes on in the next batch
     world=None,  # the `World` whose processes share the documents; None: this process reads them all
-) -> dict:  # loss (nats per token), ppl, bits_per_byte, tokens, bytes
+    stopped=lambda: False,  # asked before each batch whether to give up
+) -> dict:  # loss (nats per token), ppl, bits_per_byte, tokens, bytes; empty where a process has given up
     "How well `model` predicts `docs`: every token counted once, documents read whole with the state carried on."
     was_training = model.training
     model.eval()
     part = (world.rank, world.size) if world else (0, 1)
     batches = eval_batches(docs, tokenizer.eot_id, batch_tokens, max_len, max_docs, part)
-    with tqdm(unit='tok', desc='evaluating', disable=not progress, unit_scale=True) as bar:
-        nats, tokens, nbytes = _sums(model, batches, tokenizer.byte_lengths, precision, bar)
+    with progress_bar(unit='tok', desc='evaluating', show=progress, unit_scale=True) as bar:
+        nats, tokens, nbytes, left = _sums(model, batches, tokenizer.byte_lengths, precision, bar, stopped)
     model.train(was_training)
     if world:
-        nats, tokens, nbytes = world.sum(nats, tokens, nbytes)
+        nats, tokens, nbytes, left = world.sum(nats, tokens, nbytes, float(left))
+    if left:
+        return {}
     if not tokens:
         raise I3Error('evaluation: the data hold no text; give a file with at least one document')
     loss, bits = nats / tokens, bits_per_byte(nats, nbytes)

@@ -7,7 +7,7 @@ __all__ = ['MEMORY', 'FIXED', 'setting', 'TrainSettings', 'check_settings', 'che
 
 # %% ../../nbs/train/01_settings.ipynb #u1425
 from dataclasses import dataclass, field, fields, replace
-from ..base.commands import I3Error, one_of
+from ..base.commands import Amount, Count, I3Error, Positive, Seed, Share, check_fields, one_of
 from ..base.devices import PRECISIONS
 from ..recipes import RECIPES
 
@@ -29,24 +29,24 @@ def setting(
 class TrainSettings:
     "How to train. `None` means: choose for me."
 
-    iters: int | None = None  # stop after this many steps
-    minutes: float | None = None  # or after this many minutes, whichever comes first; default 3 if neither is given
-    batch_size: int = setting(16, fixed=True)  # sequences a step
-    micro_batch: int | None = setting(None, fixed=True)  # sequences computed at once; default: the whole batch
-    seq_len: int | None = setting(None, fixed=True)  # tokens a sequence; default: the preset's context
+    iters: Count | None = None  # stop after this many steps
+    minutes: Positive | None = None  # or after this many minutes, whichever comes first; default 3 if neither is given
+    batch_size: Count = setting(16, fixed=True)  # sequences a step
+    micro_batch: Count | None = setting(None, fixed=True)  # sequences computed at once; default: the whole batch
+    seq_len: Count | None = setting(None, fixed=True)  # tokens a sequence; default: the preset's context
     recipe: str = setting('muon', fixed=True)  # optimizer: {recipes}
-    lr: float | None = None  # peak learning rate; default: the recipe's
-    warmup: int = setting(20, fixed=True)  # steps
-    clip: float = setting(1.0, fixed=True, flag=False)  # largest norm of the gradients; longer ones are shortened
-    sparsity: float = 0.0  # share of attention heads to prune by the end
-    seed: int = setting(0, fixed=True)  # of weights and data order
+    lr: Positive | None = None  # peak learning rate; default: the recipe's
+    warmup: Amount = setting(20, fixed=True)  # steps
+    clip: Positive = setting(1.0, fixed=True, flag=False)  # largest norm of the gradients; longer ones are shortened
+    sparsity: Share = 0.0  # share of attention heads to prune by the end
+    seed: Seed = setting(0, fixed=True)  # of weights and data order
     # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
-    eval_every: int | None = None
-    eval_docs: int = 64  # validation documents in an evaluation on the way
+    eval_every: Amount | None = None
+    eval_docs: Count = 64  # validation documents in an evaluation on the way
     # steps; 0: only at the end; default: as often as takes at most 2.5 % of the time
-    checkpoint_every: int | None = None
-    prompt: str = 'once upon a time'  # the closing story starts so
-    patience: int = setting(10, flag=False)  # a run ends after this many steps in a row whose numbers overflow
+    checkpoint_every: Amount | None = None
+    prompt: str | None = None  # stories start so; default: as most documents of the data do
+    patience: Count = setting(10, flag=False)  # a run ends after this many steps in a row whose numbers overflow
     precision: str = 'auto'  # fp32, bf16, fp16
     memory: str = setting(MEMORY[0], fixed=True)  # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
     graphs: bool | None = None  # record the step as a CUDA graph; default: on one card of capability 8.0 or newer
@@ -65,19 +65,10 @@ def _need(ok, s: TrainSettings, name: str, why: str):
         raise I3Error(f'--{name} {getattr(s, name)}: {why}')
 
 
-def _check_numbers(s: TrainSettings):
-    "Raise `I3Error` for a number out of its range."
-    for name in ('iters', 'minutes', 'batch_size', 'micro_batch', 'seq_len', 'lr', 'clip'):
-        _need(getattr(s, name) is None or getattr(s, name) > 0, s, name, 'must be positive')
-    for name in ('warmup', 'eval_every', 'checkpoint_every'):
-        _need((getattr(s, name) or 0) >= 0, s, name, 'must not be negative')
-
-
 def _check_choices(s: TrainSettings):
     "Raise `I3Error` for a word that is not one of those to choose from."
     _need(s.recipe in RECIPES, s, 'recipe', f'is unknown; choose one of {", ".join(RECIPES)}')
     _need(s.precision in ('auto', *PRECISIONS), s, 'precision', f'is unknown; choose auto, {", ".join(PRECISIONS)}')
-    _need(0 <= s.sparsity < 1, s, 'sparsity', 'must be at least 0 and below 1; the papers prune 0.3')
     _need(s.memory in MEMORY, s, 'memory', f'is unknown; choose {one_of(MEMORY)}')
     unchanging = not s.small_memory and not s.sparsity
     why = 'a recording needs a step that stays the same; leave out --memory small and --sparsity'
@@ -86,9 +77,9 @@ def _check_choices(s: TrainSettings):
 
 def _micro_batch(s: TrainSettings) -> int:
     "Sequences computed at once: by default the whole batch, with small memory at most 4."
-    divisors = [k for k in range(1, s.batch_size + 1) if s.batch_size % k == 0]
+    divisors = [k for k in range(1, min(s.batch_size, 1024) + 1) if s.batch_size % k == 0]
     micro = s.micro_batch or (max(k for k in divisors if k <= 4) if s.small_memory else s.batch_size)
-    if micro not in divisors:
+    if s.batch_size % micro:
         raise I3Error(f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {divisors}')
     return micro
 
@@ -97,7 +88,7 @@ def check_settings(s: TrainSettings) -> TrainSettings:
     "Fill in what follows from the rest; raise `I3Error` for what cannot work."
     if s.iters is None and s.minutes is None:
         raise I3Error('neither --iters nor --minutes is given; say when to stop, for instance --minutes 3')
-    _check_numbers(s)
+    check_fields(s)
     _check_choices(s)
     return replace(s, micro_batch=_micro_batch(s))
 
