@@ -7,7 +7,6 @@ __all__ = ['RESULT_FILES', 'read_stories', 'write_run_results']
 
 # %% ../../nbs/machine/12_results.ipynb #rsl2
 import json
-import os
 import shutil
 from pathlib import Path
 from i3nb.base.files import (
@@ -17,6 +16,7 @@ from i3nb.base.files import (
     SAMPLES_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    replacing,
     write_atomic,
 )
 from ..base.trust import parse_json
@@ -66,8 +66,8 @@ def _copy_model_of_checkpoint(folder: Path):
         return
     path, manifest = good
     I3Config.from_dict(manifest['config']).save(folder)
-    unfinished = shutil.copyfile(path / WEIGHTS_FILE, folder / '.model.tmp')
-    os.replace(unfinished, folder / WEIGHTS_FILE)
+    with replacing(folder / WEIGHTS_FILE) as unfinished:
+        shutil.copyfile(path / WEIGHTS_FILE, unfinished)
 
 
 def write_run_results(
