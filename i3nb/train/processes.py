@@ -192,10 +192,9 @@ def free_port() -> int:
 
 def _start(command: list, n: int) -> list:
     "`n` processes that run a command and find each other by their environment."
-    where = dict(
-        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE=str(n), I3NB_LAUNCHER=str(os.getpid())
-    )
-    envs = [{**os.environ, **where, 'RANK': str(i), 'LOCAL_RANK': str(i)} for i in range(n)]
+    where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE=str(n))
+    ours = dict(I3NB_LAUNCHER=str(os.getpid()), TORCH_CPP_LOG_LEVEL='ERROR')  # we say ourselves who has ended
+    envs = [{**os.environ, **where, **ours, 'RANK': str(i), 'LOCAL_RANK': str(i)} for i in range(n)]
     return [subprocess.Popen(command, env=env, start_new_session=True) for env in envs]
 
 
