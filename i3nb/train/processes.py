@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from datetime import timedelta
 import torch
 import torch.distributed as dist
@@ -119,7 +120,9 @@ class World:
 
         on_gpu = self.device.type == 'cuda'
         gpus = [self.device.index] if on_gpu else None
-        replica = DistributedDataParallel(model, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)  # `broadcast_buffers` gets a name that means something else
+            replica = DistributedDataParallel(model, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
         hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
         if on_gpu and hook:
             replica.register_comm_hook(None, hook)
