@@ -19,11 +19,11 @@ from i3nb.base.files import (
     replacing,
     write_atomic,
 )
+from ..base.saved import find_model
 from ..base.trust import parse_json
 from ..core import I3Config
 from ..monitor.plots import plot_run
 from ..train.card import CARD_FILE, write_card
-from ..train.checkpoints import last_good_checkpoint
 
 # %% ../../nbs/machine/12_results.ipynb #c083
 RESULT_FILES = (
@@ -60,14 +60,12 @@ def read_stories(
 
 def _copy_model_of_checkpoint(folder: Path):
     "Give a run that was stopped the model of its last checkpoint, if its tokenizer is there."
-    if (folder / WEIGHTS_FILE).exists() or not (folder / TOKENIZER_FILE).exists():
+    found = find_model(folder)
+    if found.config is None or not (folder / TOKENIZER_FILE).exists():
         return
-    if not (good := last_good_checkpoint(folder, say=lambda line: None)):
-        return
-    path, manifest = good
-    I3Config.from_dict(manifest['config']).save(folder)
+    I3Config.from_dict(found.config).save(folder)
     with replacing(folder / WEIGHTS_FILE) as unfinished:
-        shutil.copyfile(path / WEIGHTS_FILE, unfinished)
+        shutil.copyfile(found.weights, unfinished)
 
 
 def write_run_results(
