@@ -97,7 +97,7 @@ class Trainer:
         "Meters, agenda and counters, as they are before the first step."
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
         self.agenda = Agenda(self.world, self.out, self.settings)
-        self.keeper = RunKeeper(self.out, self, self.say)
+        self.keeper = RunKeeper(self.out, self, lambda line: self.say(line))
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
         self.bar = RunProgress(self.settings, self.settings.batch_size * self.batches.t, self.say)

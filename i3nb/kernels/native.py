@@ -137,7 +137,7 @@ def _warn(line: str):
 
 
 def cache_folder() -> Path:
-    "A folder for compiled code that only this user can write, in the cache; else a passing one."
+    "A folder for compiled code that only this user can write: in the cache, else one that ends with the process."
     try:
         path = private_folder(cache_root() / 'native')
         if os.access(path, os.W_OK):

@@ -7,7 +7,6 @@ __all__ = ['RESULT_FILES', 'read_stories', 'write_run_results']
 
 # %% ../../nbs/machine/12_results.ipynb #rsl2
 import json
-import os
 import shutil
 from pathlib import Path
 from i3nb.base.files import (
@@ -17,13 +16,14 @@ from i3nb.base.files import (
     SAMPLES_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    replacing,
     write_atomic,
 )
+from ..base.saved import find_model
 from ..base.trust import parse_json
 from ..core import I3Config
 from ..monitor.plots import plot_run
 from ..train.card import CARD_FILE, write_card
-from ..train.checkpoints import last_good_checkpoint
 
 # %% ../../nbs/machine/12_results.ipynb #c083
 RESULT_FILES = (
@@ -60,14 +60,12 @@ def read_stories(
 
 def _copy_model_of_checkpoint(folder: Path):
     "Give a run that was stopped the model of its last checkpoint, if its tokenizer is there."
-    if (folder / WEIGHTS_FILE).exists() or not (folder / TOKENIZER_FILE).exists():
+    found = find_model(folder)
+    if found.config is None or not (folder / TOKENIZER_FILE).exists():
         return
-    if not (good := last_good_checkpoint(folder, say=lambda line: None)):
-        return
-    path, manifest = good
-    I3Config.from_dict(manifest['config']).save(folder)
-    unfinished = shutil.copyfile(path / WEIGHTS_FILE, folder / '.model.tmp')
-    os.replace(unfinished, folder / WEIGHTS_FILE)
+    I3Config.from_dict(found.config).save(folder)
+    with replacing(folder / WEIGHTS_FILE) as unfinished:
+        shutil.copyfile(found.weights, unfinished)
 
 
 def write_run_results(

@@ -133,18 +133,26 @@ def _lies_below(path, root: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
+def _leads_out(part: str, root: Path) -> bool:
+    "Whether a local part of a data spec names anything outside `root`, or a folder with a link to there."
+    if not os.path.isabs(part) or re.search(r'[*?[\]]', part) or not _lies_below(part, root):
+        return True
+    folder = part if os.path.isdir(part) else re.sub('[:=][^/]*$', '', part)  # without a split or a weight
+    inside = [os.path.join(here, name) for here, names, files in os.walk(folder) for name in (*names, *files)]
+    return not all(_lies_below(path, root) for path in (folder, *filter(os.path.islink, inside)))
+
+
 def _check_foreign_data(spec, root: Path):
     "Raise `I3Error` unless data that a stranger names are on the hub, made up, or below `root`."
     if not isinstance(spec, str) or not 0 < len(spec) <= 4000 or not spec.isprintable():
         raise I3Error('its data are no names')
     for part in spec.split(','):  # looked at by name before anything is opened
         public = re.fullmatch(f'{HUB_ID}|{GRAMMAR}', part) and not Path(part).exists()
-        if not public and not (os.path.isabs(part) and _lies_below(part, root)):
+        if not public and _leads_out(part, root):
             raise I3Error(f'its data {one_line(part)!r} are not below the input folder')
     for source in open_sources(spec):
-        outside = [file for file in source.files if not _lies_below(file, root)]
-        if outside:
-            raise I3Error(f'its data {one_line(outside[0])!r} lead out of the input folder')
+        if not all(_lies_below(file, root) for file in source.files):
+            raise I3Error(f'its data {one_line(source.name)!r} lead out of the input folder')
         if source.kind == 'synthetic' and source.n > MOST_STORIES:
             raise I3Error(f'{source.n:,} made-up stories are more than {MOST_STORIES:,}')
 
@@ -270,7 +278,7 @@ def earlier_minutes(folder) -> float:
         return 0.0
     try:
         elapsed = usable_number(read_state(good[0], mmap=True)['telemetry']['elapsed_s'])
-    except (KeyError, TypeError):
+    except (I3Error, KeyError, TypeError):
         return 0.0  # a state without a clock
     return max(0.0, elapsed or 0.0) / 60
 

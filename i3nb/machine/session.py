@@ -264,9 +264,11 @@ def _launch(self: Session, log):
         self.folder, train_command(args, scratch), env, left and 3600 * (left - MARGIN_HOURS * 0.7), **notes
     )
     log(f'training {self.plan.preset} for {self.minutes:.3g} minutes into {self.folder.name}/')
-    if self.minutes < 60 * self.knobs['hours']:
-        kept = 'kept for preparing data, the last evaluation and saving'
-        log(f'of the {60 * self.knobs["hours"]:.3g} minutes asked for, the rest has passed or is {kept}')
+    asked, kept = 60 * self.knobs['hours'], 'preparing data, the last evaluation and saving'
+    if self.minutes < training_minutes(self.knobs['hours'], left) - 0.001:
+        log('an interrupted run keeps its end: this is what was left of it')
+    else:
+        log(f'the rest of the {asked:.3g} minutes asked for, or of the session, is kept for {kept}')
 
 
 @patch

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from datetime import timedelta
 import torch
 import torch.distributed as dist
@@ -119,7 +120,9 @@ class World:
 
         on_gpu = self.device.type == 'cuda'
         gpus = [self.device.index] if on_gpu else None
-        replica = DistributedDataParallel(model, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)  # `broadcast_buffers` gets a name that means something else
+            replica = DistributedDataParallel(model, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
         hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
         if on_gpu and hook:
             replica.register_comm_hook(None, hook)
@@ -192,10 +195,9 @@ def free_port() -> int:
 
 def _start(command: list, n: int) -> list:
     "`n` processes that run a command and find each other by their environment."
-    where = dict(
-        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE=str(n), I3NB_LAUNCHER=str(os.getpid())
-    )
-    envs = [{**os.environ, **where, 'RANK': str(i), 'LOCAL_RANK': str(i)} for i in range(n)]
+    where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE=str(n))
+    ours = dict(I3NB_LAUNCHER=str(os.getpid()), TORCH_CPP_LOG_LEVEL='ERROR')  # we say ourselves who has ended
+    envs = [{**os.environ, **where, **ours, 'RANK': str(i), 'LOCAL_RANK': str(i)} for i in range(n)]
     return [subprocess.Popen(command, env=env, start_new_session=True) for env in envs]
 
 

@@ -14,8 +14,9 @@ import socket
 import time
 from pathlib import Path
 from ..base.commands import I3Error
-from ..base.files import SAMPLES_FILE, STATUS_FILE, append_whole, read_json, replacing
+from ..base.files import METRICS_FILE, SAMPLES_FILE, STATUS_FILE, append_whole, read_json, replacing
 from ..base.identity import process_birth
+from ..base.trust import refuse_links
 
 # %% ../../nbs/train/04_run_folder.ipynb #v9467
 class RunLock:
@@ -63,6 +64,7 @@ def only_writer(
     fd = _open_lock(Path(run))
     try:
         _lock(fd, run, say)
+        refuse_links(run, (METRICS_FILE, SAMPLES_FILE))
         yield RunLock(run, fd)
     finally:
         os.close(fd)
