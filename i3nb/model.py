@@ -10,7 +10,7 @@ __all__ = ['MULTIPLIED', 'Block', 'softmax_gradient', 'HeadGradients', 'padded_h
 # %% ../nbs/07_model.ipynb #c003
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from .base.devices import compute_dtype
 from .base.files import WEIGHTS_FILE
 from .base.forms import best, form
 from .core import I3Config, Kind, kinds_of, param_table
-from .moe import SparseMoE, router_loss
+from .moe import SparseMoE, balance_loss, router_loss
 from .recurrence import GRUMambaHybrid
 
 # %% ../nbs/07_model.ipynb #c008
@@ -124,7 +124,7 @@ class _LinearCrossEntropy(Function):
     def forward(ctx, x, W, bias, targets):
         low, wanted = compute_dtype(x), any(ctx.needs_input_grad)
         weights, offsets = padded_head(W, bias, low)  # (v, d), (v,)
-        count = (targets >= 0).sum().clamp_min(1)
+        count = (targets >= 0).sum().clamp_min(1).to(bias.dtype)
         scale, rest = (8.0, 1 / (8 * count)) if low == torch.float16 else (1 / count, 1.0)
         softmax, total = best('head', x.device, low, offsets.dtype), x.new_zeros(())
         if wanted:
@@ -167,7 +167,9 @@ class I3Output:
     lm_loss: torch.Tensor | None = None  # () mean cross-entropy in nats a token
     balance: torch.Tensor | None = None  # () load-balancing loss, mean over layers
     z: torch.Tensor | None = None  # () router z-loss, mean over layers
+    choices: torch.Tensor | None = None  # (layers, e) how often each expert was chosen
     usage: torch.Tensor | None = None  # (layers, e) share of the choices each expert got
+    probs: list = field(default_factory=list)  # per layer, the experts' probabilities (b, t, e)
     routes: list = field(default_factory=list)  # per attention layer, pattern weights (b, t, patterns)
     state: list | None = None  # per layer, its memory
 
@@ -271,11 +273,24 @@ def forward(
     out = I3Output(hidden=self.norm(x), head=self.head, routes=routes, state=states if want_state else None)
     out.balance = torch.stack([aux.balance for aux in auxes]).mean()
     out.z = torch.stack([aux.z for aux in auxes]).mean()
-    out.usage = torch.stack([aux.usage for aux in auxes])  # (layers, e)
+    out.choices, out.usage = (torch.stack(of_layers) for of_layers in zip(*((a.choices, a.usage) for a in auxes)))
+    out.probs = [aux.probs for aux in auxes]
     if targets is not None:
         out.lm_loss = self.token_loss(out.hidden, targets)
         out.loss = out.lm_loss + router_loss(self.cfg, out.balance, out.z)
     return out
+
+# %% ../nbs/07_model.ipynb #ce67684
+@patch
+def with_usage(
+    self: I3Model,
+    out: I3Output,  # of a piece of a step, with targets
+    usage: torch.Tensor,  # (layers, e) share of the whole step's choices each expert got
+) -> I3Output:
+    "What the model says of a piece, with the balance and the loss that count in the whole step."
+    layers = [balance_loss(probs.flatten(0, 1), of_layer) for probs, of_layer in zip(out.probs, usage)]
+    balance = torch.stack(layers).mean()
+    return replace(out, balance=balance, loss=out.lm_loss + router_loss(self.cfg, balance, out.z))
 
 # %% ../nbs/07_model.ipynb #c024
 def count_pieces(model: nn.Module) -> dict:

@@ -278,8 +278,8 @@ def grouped_experts(
 
 # %% ../nbs/06_moe.ipynb #c024
 def balance_loss(
-    probs,  # (n, e) from the router
-    usage,  # (e,) share of all choices, sums to 1
+    probs,  # (n, e) from the router, for all tokens of a step or some of them
+    usage,  # (e,) share of all choices of the step, sums to 1
 ):  # scalar: 1 at perfect balance, up to e/k when one expert takes all the probability
     "Load-balancing loss of GShard and Switch, for any `k`."
     return probs.shape[-1] * (usage.detach() * probs.mean(0)).sum()
@@ -306,7 +306,8 @@ class MoEAux(NamedTuple):
 
     balance: torch.Tensor  # scalar, see `balance_loss`
     z: torch.Tensor  # scalar, see `z_loss`
-    usage: torch.Tensor  # (e,) share of the choices per expert, sums to 1; no gradient
+    choices: torch.Tensor  # (e,) how often each expert was chosen: whole numbers
+    usage: torch.Tensor  # (e,) their shares, which sum to 1; no gradient
     probs: torch.Tensor  # (b, t, e) from the router, sum to 1 per token
 
 
@@ -351,8 +352,7 @@ class SparseMoE(nn.Module):
         logits = self.logits(rows)  # (n, e)
         probs, weights, chosen = self.route(logits, self.top_k)
         y = best('experts', rows.device, dtype)(rows, weights, chosen, self.experts, dtype)  # (n, d)
-        usage = count_choices(chosen, len(self.w1)) / chosen.numel()  # (e,)
-        aux = MoEAux(
-            balance=balance_loss(probs, usage), z=z_loss(logits), usage=usage, probs=probs.view(*x.shape[:-1], -1)
-        )
-        return y.view_as(x), aux
+        choices = count_choices(chosen, len(self.w1))  # (e,)
+        usage = choices / chosen.numel()
+        balance, z = balance_loss(probs, usage), z_loss(logits)
+        return y.view_as(x), MoEAux(balance, z, choices, usage, probs.view(*x.shape[:-1], -1))

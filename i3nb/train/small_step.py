@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from ..base.devices import dtype_of
-from ..moe import router_loss
+from ..moe import balance_loss, router_loss
 from ..optim import clip_gradients
 from .evaluate import autocast
 from .head_slices import SlicedHead
 from .memory import return_memory
-from .step import StepResult, TrainingStep, add_share
+from .step import StepResult, TrainingStep, add_share, usage_of
 
 # %% ../../nbs/train/11_small_step.ipynb #c041
 class SmallStep(TrainingStep):
@@ -46,13 +46,15 @@ class SmallStep(TrainingStep):
         move: bool,  # whether the parts take their steps
     ) -> tuple:
         "Forward, then down through the model, whose parts `move` on the way; metrics, and the norm of all gradients."
-        inputs = self.until_it_fits(lambda: self.block_inputs(x))
+        inputs, choices = self.until_it_fits(lambda: self.block_inputs(x))
+        usage = usage_of(choices, self.world)
         self.release_memory()
         head = self.head_step(inputs[-1], y, move)
         norms, found, g = [head.norm, self.part_step('head', head.moved)], [], head.grad
         for i in reversed(range(len(self.model.blocks))):
             inputs.pop()
-            g, metrics = self.until_it_fits(lambda: self.block_gradient(self.model.blocks[i], inputs[-1], g))
+            block, of_block = self.model.blocks[i], usage[i]
+            g, metrics = self.until_it_fits(lambda: self.block_gradient(block, inputs[-1], g, of_block))
             norms.append(self.part_step(f'blocks.{i}', head.moved))
             found.append(metrics)
         self.model.embed(x).backward(g)
@@ -82,16 +84,19 @@ def _means(found: list) -> dict:
 
 # %% ../../nbs/train/11_small_step.ipynb #c037
 @patch
-def block_inputs(self: SmallStep, ids) -> list:
-    "What goes into each block, and what comes out of the last: (b, t, d) each. Nothing else of the forward pass stays."
+def block_inputs(self: SmallStep, ids) -> tuple:
+    "What goes into each block, and what comes out of the last: (b, t, d) each; and the experts' choices (layers, e)."
+    choices = torch.zeros(self.model.cfg.n_layers, self.model.cfg.n_experts, dtype=torch.float64, device=self.device)
     with torch.no_grad():
         xs = [self.model.embed(ids)]
-        for block in self.model.blocks:
+        for block, of_block in zip(self.model.blocks, choices):
             xs.append(torch.empty_like(xs[-1]))
             for x, to in zip(xs[-2].split(self.micro), xs[-1].split(self.micro)):
                 with autocast(self.device, self.precision):
-                    to.copy_(block(x)[0])
-    return xs
+                    y, *_, aux = block(x)
+                to.copy_(y)
+                of_block += aux.choices
+    return xs, choices
 
 
 @patch
@@ -100,6 +105,7 @@ def block_gradient(
     block,  # of the model
     x,  # (b, t, d) its input
     g,  # (b, t, d) the gradient of its output
+    usage,  # (e,) of its experts in the whole step
 ) -> tuple:  # the gradient of `x` (b, t, d), metrics
     "From the gradient of a block's output to that of its input; the gradients of its parameters add up."
     out, means = torch.empty_like(x), {}
@@ -107,11 +113,12 @@ def block_gradient(
         xs, share = xs.detach().requires_grad_(), len(xs) / len(x)
         with autocast(self.device, self.precision):
             y, _, route, aux = block(xs)
-        extra = router_loss(self.model.cfg, aux.balance, aux.z) * (share / self.model.cfg.n_layers)
+        balance = balance_loss(aux.probs.flatten(0, 1), usage)
+        extra = router_loss(self.model.cfg, balance, aux.z) * (share / self.model.cfg.n_layers)
         torch.autograd.backward([y, self.scaler.scale(extra)], [gs, None])
         to.copy_(xs.grad)
         patterns = {} if route is None else dict(patterns=route.mean((0, 1)))
-        add_share(means, dict(balance=aux.balance, z=aux.z, usage=aux.usage, **patterns), share)
+        add_share(means, dict(balance=balance, z=aux.z, usage=aux.usage, **patterns), share)
     return out, means
 
 
