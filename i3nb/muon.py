@@ -170,7 +170,6 @@ class Team(NamedTuple):
 
     rank: int = 0
     size: int = 1
-    dtype: torch.dtype | None = None  # of the products, the same for all; None: each takes its own
 
 # %% ../nbs/10_muon.ipynb #c026
 class Muon(PlainOptimizer):
@@ -189,7 +188,7 @@ class Muon(PlainOptimizer):
         rounds=POLAR,  # of Newton-Schulz: a, b, c of each
         in_first: bool = False,  # matrices are (in, out) as in x@w, instead of (out, in) as in `nn.Linear`
         parts: int = 1,  # matrices that lie below each other in one parameter
-        ns_dtype: torch.dtype | None = None,  # type of the products; None: what the device multiplies fastest
+        ns_dtype: torch.dtype | None = None,  # type of the products; None: what the device is made for
         momentum_dtype: torch.dtype | None = None,  # type in which momentum is kept; None: the parameter's
     ):
         super().__init__(
@@ -200,9 +199,9 @@ class Muon(PlainOptimizer):
             rounds=[list(r) for r in rounds],
             in_first=in_first,
             parts=parts,
-            ns_dtype=ns_dtype,
             momentum_dtype=momentum_dtype,
         )
+        self.ns_dtype = ns_dtype
         for group in self.param_groups:
             for p in group['params']:
                 if p.ndim not in (2, 3) or p.shape[-2] % group['parts']:
@@ -221,10 +220,9 @@ class Muon(PlainOptimizer):
         self,
         rank: int,  # of this process, from 0
         size: int,  # processes
-        dtype: torch.dtype,  # of the products
     ):
-        "Work as process `rank` of `size` that have equal gradients; all multiply in `dtype`."
-        self.team = Team(rank, size, dtype)
+        "Work as process `rank` of `size` that have equal gradients; all must have one `ns_dtype`."
+        self.team = Team(rank, size)
 
     @torch.no_grad()
     def step(self):
@@ -249,14 +247,14 @@ class Muon(PlainOptimizer):
         group: dict,  # its settings: `lr`, `weight_decay`, …
     ):
         "One step for `p`, matrix by matrix, as a CPU's caches like it."
-        dtype = self._product_dtype(p.device, group)
+        dtype = self._product_dtype(p.device)
         stacks = [as_matrices(t, group['parts']) for t in (p, p.grad, state['momentum'])]
         for w, grad, momentum in zip(*[s.unbind(0) for s in stacks]):
             best('muon', w.device, w, grad, momentum, dtype)(w, grad, momentum, group, dtype)
 
-    def _product_dtype(self, device: torch.device, group: dict) -> torch.dtype:
+    def _product_dtype(self, device: torch.device) -> torch.dtype:
         "In which type matrices are multiplied."
-        return group['ns_dtype'] or self.team.dtype or dtype_of(pick_precision(device))
+        return self.ns_dtype or dtype_of(pick_precision(device))
 
 # %% ../nbs/10_muon.ipynb #y5092
 @patch
@@ -289,7 +287,7 @@ def _average(self: Muon, ps: list, group: dict) -> list:
 @patch
 def _find(self: Muon, i: int, ps: list, group: dict) -> tuple:
     "Directions (matrices, r, c) of batch `i`, and in a team the broadcast that brings them."
-    momenta, dtype = self._average(ps, group), self._product_dtype(ps[0].device, group)
+    momenta, dtype = self._average(ps, group), self._product_dtype(ps[0].device)
     owner = i % self.team.size
     if owner == self.team.rank:
         ahead = [look_ahead(p.grad, momentum, group['momentum']) for p, momentum in zip(ps, momenta)]

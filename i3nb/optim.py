@@ -120,7 +120,6 @@ class ModelOptimizer(Protocol):
         self,
         rank: int,  # of this process, from 0
         size: int,  # processes
-        precision: str,  # of the products, as in `PRECISIONS`
     ):
         "Split work among `size` processes that have equal gradients."
 

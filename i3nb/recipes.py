@@ -79,12 +79,11 @@ class Optimizers:
         self,
         rank: int,  # of this process, from 0
         size: int,  # processes
-        precision: str,  # of the products, as in `PRECISIONS`
     ):
         "The work of optimizers that can share it (Muon) is split among `size` processes with equal gradients."
         for o in self.parts:
             if size > 1 and hasattr(o, 'share'):
-                o.share(rank, size, dtype_of(precision))
+                o.share(rank, size)
 
     def zero_grad(self, set_to_none: bool = True):
         "Drop the gradients."
@@ -182,6 +181,7 @@ def make_muon(
         settings['lr'],
         weight_decay=settings['muon_decay'],
         rounds=settings['rounds'],
+        ns_dtype=settings['ns_dtype'],
         momentum_dtype=settings['state_dtype'],
     )
 
@@ -231,12 +231,13 @@ def build_optimizer(
     *,
     rounds=POLAR,  # Muon's rounds of Newton-Schulz
     state_dtype: torch.dtype | None = None,  # of momentum and averages; None: the parameters' type
+    ns_dtype: torch.dtype | None = None,  # of Muon's products; None: what the device is made for
     by_block: bool = False,  # optimizers for each block by itself, and for rows of the head in turn
     **overrides,  # other entries of the recipe: adam_lr, betas, weight_decay, muon_decay
 ) -> Optimizers:
     "The optimizer of a recipe. An unknown recipe, entry or rate raises `I3Error`."
     settings = recipe_settings(recipe, lr, **overrides)
-    settings.update(rounds=rounds, state_dtype=state_dtype, by_block=by_block)
+    settings.update(rounds=rounds, state_dtype=state_dtype, ns_dtype=ns_dtype, by_block=by_block)
     kinds = kinds_of(model)
     members = [Member(name, p, kinds[name]) for name, p in model.named_parameters() if p.requires_grad]
     stages = {}

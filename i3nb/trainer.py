@@ -18,7 +18,7 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .base.commands import I3Error
-from .base.devices import has_precision, seed_all
+from .base.devices import seed_all
 from i3nb.base.files import (
     METRICS_FILE,
     SETTINGS_FILE,
@@ -37,10 +37,12 @@ from .monitor.telemetry import Telemetry
 from .optim import lr_scale
 from .sparsity import ProgressiveSparsity, remove_pruned_heads
 from i3nb.train.checkpoints import (
+    last_choices,
     last_good_checkpoint,
     load_into,
     random_state,
     read_state,
+    require_equal_weights,
     restore_random_state,
     save_checkpoint,
 )
@@ -50,7 +52,14 @@ from .train.pace import Agenda
 from .train.processes import CleanStop, World
 from .train.run_folder import append_story, check_space, only_writer, start_status, take_request, write_status
 from .train.settings import FIXED, TrainSettings, check_same, check_settings
-from .train.setup import agreed_precision, build_model, choose_kernels, make_step, open_batches
+from i3nb.train.setup import (
+    agree_precisions,
+    build_model,
+    choose_kernels,
+    explain_change,
+    make_step,
+    open_batches,
+)
 from .train.step import GPUFull, StepResult
 
 # %% ../nbs/13_trainer.ipynb #u1425
@@ -74,11 +83,14 @@ class Trainer:
         self.small = self.settings.small_memory
         if self.device.type == 'cpu':
             return_memory() if self.small else keep_memory()
-        self.precision = agreed_precision(self.world, self.settings.precision)
+        kept = self.world.broadcast(last_choices(self.out) if self.world.first else None, 0)
+        self.precisions = agree_precisions(self.world, self.settings, kept)
+        self.precision = self.precisions['precision']
         self.batches = open_batches(data, cfg, self.settings, self.world)
         seed_all(self.settings.seed)
-        choose_kernels(cfg, self.precision, self.world, self.say)
-        self.model, self.optimizer = build_model(cfg, self.settings, self.device)
+        self.forms = choose_kernels(cfg, self.precision, self.world, kept.get('forms'), self.say)
+        of_muon = self.precisions.get('muon_precision')
+        self.model, self.optimizer = build_model(cfg, self.settings, self.device, of_muon)
         common = dict(precision=self.precision, world=self.world, say=self.say)
         self.stepper = make_step(self.model, self.optimizer, self.batches, self.settings, **common)
         share = self.settings.sparsity
@@ -182,7 +194,8 @@ def state_dict(self: Trainer) -> dict:
         sparsity=self.sparsity.state_dict() if self.sparsity else None,
         rng=random_state(self.device),
         fixed=self._fixed(),
-        precision=self.precision,
+        forms=self.forms,
+        **self.precisions,
         **self.stepper.state_dict(),
     )
 
@@ -198,7 +211,7 @@ def _fixed(self: Trainer) -> dict:
 def load_state_dict(self: Trainer, state: dict):
     "Go on where `state` was taken; raises `I3Error` where a setting that must stay has changed."
     check_same(state['fixed'], self._fixed(), self.out)
-    self._check_precision(state.get('precision') or state['fixed'].get('precision') or self.precision)
+    self._check_precisions(state)
     self.batches.load_state_dict(state['batches'])
     self.step, self.skipped = state['step'], state['skipped']
     for k in ('optimizer', 'meter', 'telemetry'):
@@ -210,21 +223,19 @@ def load_state_dict(self: Trainer, state: dict):
 
 
 @patch
-def _check_precision(self: Trainer, before: str):
-    "A resumed run may compute in another precision if the machine chose it, but not if the user asked for it."
-    if before == self.precision:
-        return
-    if self.settings.precision != 'auto' and has_precision(self.device, before):
-        raise I3Error(
-            f'{str(self.out)!r} holds a run with precision={before}, now precision={self.precision}; '
-            "use the same value, 'auto', or another --out"
-        )
-    self.say(f'the run was computed in {before} until now; on this machine it goes on in {self.precision}')
+def _check_precisions(self: Trainer, state: dict):
+    "A resumed run may compute in another precision if this machine lacks the old one, but not if the user asked for it."
+    for name, now in self.precisions.items():
+        before = state.get(name) or state['fixed'].get(name) or now
+        if before != now:
+            self.say(explain_change(name, getattr(self.settings, name), before, now, self.device))
 
 # %% ../nbs/13_trainer.ipynb #y8207
 @patch
 def save(self: Trainer):
     "Write a checkpoint, by process 0; a disk that refuses is reported, and the last good checkpoint stays."
+    if self.world.size > 1:
+        require_equal_weights(self.model.state_dict(), self.world, self.step)
     if not self.world.first:
         return
     with self.agenda.checkpoints.work():
@@ -259,7 +270,8 @@ def _open_folder(self: Trainer):
     "Make the run folder; refuse one that cannot be written or is too small."
     self.out.mkdir(parents=True, exist_ok=True)
     data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
-    facts = dict(asdict(self.settings), **data, device=str(self.device), resolved_precision=self.precision)
+    resolved = {f'resolved_{name}': precision for name, precision in self.precisions.items()}
+    facts = dict(asdict(self.settings), **data, device=str(self.device), **resolved)
     write_atomic(self.out / SETTINGS_FILE, json.dumps(facts, indent=1))
     self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
     check_space(self.out, self.params)

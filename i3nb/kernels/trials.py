@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JOB_MAKERS', 'Part', 'WrongNumbers', 'compare', 'milliseconds', 'library_path', 'try_form', 'source_digest',
-           'card_key', 'results_file', 'read_results', 'write_results', 'Job', 'ready', 'choose', 'JobMaker',
+           'card_key', 'results_file', 'read_results', 'write_results', 'Job', 'ready', 'choose', 'prefer', 'JobMaker',
            'makes_job', 'job_for', 'form_for', 'serves_by_trial', 'given_times']
 
 # %% ../../nbs/kernels/24_trials.ipynb #x003
@@ -249,6 +249,7 @@ def _cores() -> int:
 
 _known = {}  # results that this process has seen, by device
 _chosen = {}  # choices made from them
+_preferred = {}  # forms that a run has had, by their job's key
 _given = None  # the times that are taken instead of trials: part -> {form: milliseconds}
 
 
@@ -301,12 +302,22 @@ def ready(
 
 
 def choose(job: Job, device) -> str:
-    "The fastest form that serves; the last resort where none does or `I3NB_PLAIN` is set. Missing trials are held."
+    "The form that a run has had, else the fastest that serves; the last resort where none does or `I3NB_PLAIN` is set."
     if os.environ.get('I3NB_PLAIN'):
         return job.last
     results = ready([job], device).get(job.key, {})
     times = {f: results[f]['ms'] for f in job.forms if 'ms' in results.get(f, {})}
-    return min(times, key=times.get, default=job.last)
+    had = _preferred.get(job.key)
+    return had if had in times or had == job.last else min(times, key=times.get, default=job.last)
+
+
+def prefer(
+    forms: dict,  # key of a `Job` -> name of a form
+):
+    "From now on take these forms where they serve, whatever the clock says: those that a run has had."
+    _preferred.clear()
+    _preferred.update(forms)
+    _chosen.clear()
 
 # %% ../../nbs/kernels/24_trials.ipynb #x025
 class JobMaker(NamedTuple):

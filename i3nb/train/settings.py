@@ -47,7 +47,8 @@ class TrainSettings:
     checkpoint_every: int | None = None
     prompt: str = 'once upon a time'  # the closing story starts so
     patience: int = setting(10, flag=False)  # a run ends after this many steps in a row whose numbers overflow
-    precision: str = 'auto'  # fp32, bf16, fp16
+    precision: str = 'auto'  # fp32, bf16, fp16; a run that goes on keeps its own
+    muon_precision: str = 'auto'  # of Muon's own products, whatever the precision; a run that goes on keeps its own
     memory: str = setting(MEMORY[0], fixed=True)  # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
     graphs: bool | None = None  # record the step as a CUDA graph; default: on one card of capability 8.0 or newer
 
@@ -76,7 +77,9 @@ def _check_numbers(s: TrainSettings):
 def _check_choices(s: TrainSettings):
     "Raise `I3Error` for a word that is not one of those to choose from."
     _need(s.recipe in RECIPES, s, 'recipe', f'is unknown; choose one of {", ".join(RECIPES)}')
-    _need(s.precision in ('auto', *PRECISIONS), s, 'precision', f'is unknown; choose auto, {", ".join(PRECISIONS)}')
+    for name in ('precision', 'muon_precision'):
+        known = getattr(s, name) in ('auto', *PRECISIONS)
+        _need(known, s, name, f'is unknown; choose auto, {", ".join(PRECISIONS)}')
     _need(0 <= s.sparsity < 1, s, 'sparsity', 'must be at least 0 and below 1; the papers prune 0.3')
     _need(s.memory in MEMORY, s, 'memory', f'is unknown; choose {one_of(MEMORY)}')
     unchanging = not s.small_memory and not s.sparsity

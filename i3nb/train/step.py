@@ -46,7 +46,8 @@ class TrainingStep:
         say=print,  # called with a line for what the user should know
     ):
         self.model, self.optimizer, self.batches, self.world = model, optimizer, batches, world
-        self.precision, self.micro, self.clip, self.say = precision, micro_batch, clip, say
+        self.precision, self.clip, self.say = precision, clip, say
+        self.micro = self.asked_micro = micro_batch
         self.device = world.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == 'fp16')
         self.fits = False  # whether a step has gone through in this size
@@ -76,11 +77,12 @@ class TrainingStep:
 
     def state_dict(self) -> dict:
         "What the next step depends on, besides weights and optimizer."
-        return dict(micro=self.micro, scaler=self.scaler.state_dict())
+        return dict(micro=self.micro, asked_micro=self.asked_micro, scaler=self.scaler.state_dict())
 
     def load_state_dict(self, state: dict):
-        "Go on where `state` was taken. Micro-batches stay small if they had to become so."
-        self.micro = min(self.micro, state['micro'])
+        "Go on where `state` was taken. Micro-batches stay small if they had to become so, unless others are asked for."
+        if state.get('asked_micro', self.asked_micro) == self.asked_micro:
+            self.micro = min(self.micro, state['micro'])
         if state['scaler'] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state['scaler'])
 
