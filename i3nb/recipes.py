@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 import torch
 from .base.commands import HELP_WORDS, I3Error, one_of
-from .base.devices import dtype_of
 from .core import ROLES, Kind, kinds_of
 from .muon import POLAR, Muon
 from .optim import LeanAdamW, RowOptimizer, require_protocol

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 import psutil
 import torch
-from ..base.devices import cpu_bf16_speedup
+from ..base.devices import cpu_multiplies_bf16
 from ..monitor.memory import GB, total_ram
 from ..monitor.sensors import ask_nvml, find_card, load_nvml
 
@@ -55,7 +55,7 @@ class Facts:
     driver_cuda: tuple | None = None  # the newest CUDA the driver knows
     python: str = ''
     cpus: int = 1
-    cpu_bf16: float | None = None  # how many times faster than fp32; None: not measured
+    cpu_bf16: bool = False  # whether the CPU has instructions for products in bf16
     ram_gb: float = 0.0  # main memory, units of 1e9 bytes
     ram_free_gb: float = 0.0
     disk_free_gb: float = 0.0  # in the working folder
@@ -168,7 +168,7 @@ def find_facts(
         driver_cuda=found.driver_cuda,
         python=sys.version.split()[0],
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1,
-        cpu_bf16=None if found.cards else cpu_bf16_speedup(),
+        cpu_bf16=cpu_multiplies_bf16(),
         ram_gb=ram,
         ram_free_gb=min(psutil.virtual_memory().available / GB, ram),
         disk_free_gb=shutil.disk_usage(existing).free / GB,

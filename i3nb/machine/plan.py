@@ -164,11 +164,10 @@ def _why_cpu(facts: Facts) -> str:
 
 
 def _choose_cpu_precision(facts: Facts) -> Choice:
-    "bf16 where the CPU multiplies it faster."
-    if not facts.cpu_bf16:
-        return Choice('fp32', 'fp32: bf16 was not measured')
-    name = 'bf16' if facts.cpu_bf16 > 1.2 else 'fp32'
-    return Choice(name, f'{name}: this CPU multiplies bf16 {facts.cpu_bf16:.1f} times as fast as fp32')
+    "bf16 where the CPU has instructions for it."
+    if facts.cpu_bf16:
+        return Choice('bf16', 'bf16: this CPU has instructions for it')
+    return Choice('fp32', 'fp32: this CPU has no instructions for bf16')
 
 
 def _cpu_plan(facts: Facts, preset: str, batch_size: int) -> TrainPlan:

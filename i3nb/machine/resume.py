@@ -93,7 +93,7 @@ def earlier_minutes(folder) -> float:
 def _kept_arguments(settings: dict, precision: str | None) -> list:
     "The arguments that say what a run was trained with; its precision, unless today's GPU lacks bf16."
     kept, flags = [], options(TrainSettings)
-    for name in FIXED:
+    for name in (*FIXED, 'micro_batch'):  # today's plan may have one that does not divide the run's batch
         if name in flags and settings.get(name) is not None:
             kept += [f'--{name}', str(settings[name])]
     before = settings.get('resolved_precision')

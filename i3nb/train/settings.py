@@ -32,7 +32,7 @@ class TrainSettings:
     iters: int | None = None  # stop after this many steps
     minutes: float | None = None  # or after this many minutes, whichever comes first; default 3 if neither is given
     batch_size: int = setting(16, fixed=True)  # sequences a step
-    micro_batch: int | None = setting(None, fixed=True)  # sequences computed at once; default: the whole batch
+    micro_batch: int | None = None  # sequences computed at once, for the memory's sake; default: the whole batch
     seq_len: int | None = setting(None, fixed=True)  # tokens a sequence; default: the preset's context
     recipe: str = setting('muon', fixed=True)  # optimizer: {recipes}
     lr: float | None = None  # peak learning rate; default: the recipe's

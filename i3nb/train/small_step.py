@@ -57,7 +57,8 @@ class SmallStep(TrainingStep):
             g, metrics = self.until_it_fits(lambda: self.block_gradient(block, inputs[-1], g, of_block))
             norms.append(self.part_step(f'blocks.{i}', head.moved))
             found.append(metrics)
-        self.model.embed(x).backward(g)
+        if self.model.embed.weight.requires_grad:
+            self.model.embed(x).backward(g)
         norms.append(self.part_step('embed', head.moved))
         metrics = dict(loss=head.loss, loss_scale=self.loss_scale(), **_means(found))
         return self.read(metrics), math.hypot(*norms)
@@ -125,8 +126,9 @@ def block_gradient(
 @patch
 def part_step(self: SmallStep, stage: str, move: bool) -> float:
     "Clip the gradients of one part of the model, take its step if `move`, and free them; their norm before clipping."
-    optimizers = self.optimizer.stages[stage]
-    params = [p for o in optimizers for g in o.param_groups for p in g['params'] if p.grad is not None]
+    with_gradient = lambda o: [p for g in o.param_groups for p in g['params'] if p.grad is not None]
+    optimizers = [o for o in self.optimizer.stages.get(stage, ()) if with_gradient(o)]  # none for what is frozen
+    params = [p for o in optimizers for p in with_gradient(o)]
     self.world.mean([p.grad for p in params])
     for o in optimizers:
         self.scaler.unscale_(o)
@@ -165,7 +167,6 @@ def head_step(
         loss = sliced.loss()
         move = move and not self.world.any(not math.isfinite(loss.item()))
         g, norm = self._head_matrix(sliced, torch.zeros_like(hidden), move)
-        self.model.head.bias.grad = self.scaler.scale(self.model.head.bias.grad)
     hidden.backward(self.scaler.scale(g))
     return HeadResult(loss, x.grad, norm, move)
 
@@ -173,18 +174,21 @@ def head_step(
 @patch
 def _head_matrix(self: SmallStep, sliced: SlicedHead, g, move: bool) -> tuple:
     "Take the step of the head's matrix if `move`; adds to `g` (n, d). Gives `g`, and the norm of the matrix' gradient."
-    head, squares = sliced.head, 0.0
-    optimizer = self.optimizer.row_optimizer(head.weight)
+    head, squares, bias = sliced.head, 0.0, torch.empty_like(sliced.head.bias)
+    moves = head.weight.requires_grad
+    optimizer = self.optimizer.row_optimizer(head.weight) if moves else None
     factor = min(1.0, self.clip / (self.last_norm or 1e-9))
-    if move:
+    if move and moves:
         optimizer.begin_rows(head.weight)
-    head.bias.grad = torch.empty_like(head.bias)
     for part in sliced.gradients():
-        self.world.mean([part.weight])
-        head.bias.grad[part.rows] = part.bias
-        norm = part.weight.norm().item()
+        bias[part.rows] = part.bias
         g += part.hidden
+        if not moves:
+            continue
+        self.world.mean([part.weight])
+        norm = part.weight.norm().item()
         squares += norm**2
         if move and math.isfinite(norm):
             optimizer.update_rows(head.weight, part.rows, part.weight.mul_(factor))
+    head.bias.grad = self.scaler.scale(bias) if head.bias.requires_grad else None
     return g, squares**0.5

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from ..base.commands import I3Error
-from ..kernels.graphs import GraphedStep
+from ..kernels.graphs import GraphedStep, never_wait
 from ..optim import gradient_norm, shorten
 from .evaluate import autocast
 from .gpu import out_of_memory
@@ -296,4 +296,5 @@ def usage_ahead(
     may_wait = self.fits and not self.graphs
     if self.world.size == 1 or may_wait or not self.model.cfg.balance_coef:
         return []
-    return [usage_of(self.until_it_fits(lambda: self.count_choices(x)), self.world)]
+    with never_wait() if self.graphs else contextlib.nullcontext():  # the forms that a recording takes
+        return [usage_of(self.until_it_fits(lambda: self.count_choices(x)), self.world)]

@@ -49,12 +49,13 @@ COMMON = dict(
     eval_every=0,
     checkpoint_every=0,
     prompt='Zoë saw',
+    muon_precision='bf16',  # whatever this machine would choose
 )
 STEADY = 'fp32 muon, products in fp32'  # the case that other processors compute most alike writes the texts
 CASES = {
     'fp32 adamw': dict(precision='fp32', recipe='adamw'),
     'fp32 muon': dict(precision='fp32', recipe='muon'),
-    STEADY: dict(precision='fp32', recipe='muon', fast_bf16=False),
+    STEADY: dict(precision='fp32', recipe='muon', muon_precision='fp32'),
     'bf16 adamw': dict(precision='bf16', recipe='adamw'),
     'bf16 muon': dict(precision='bf16', recipe='muon'),
     'fp16 adamw': dict(precision='fp16', recipe='adamw'),
@@ -126,21 +127,9 @@ def said(name, **options):
     return out.getvalue()
 
 
-def pin_measurement(fast):
-    "Muon multiplies in bf16 where a stopwatch finds that faster; here the answer is given, not measured."
-    modules = [m for name, m in list(sys.modules.items()) if name.partition('.')[0] == 'i3nb']
-    found = [m for m in modules if hasattr(m, 'cpu_bf16_speedup')]
-    if not found:
-        raise SystemExit('cpu_bf16_speedup is gone; tell pin_measurement in golden.py what decides now')
-    for module in found:
-        module.cpu_bf16_speedup = lambda: 2.0 if fast else 0.5
-
-
 def train(folder, run, options):
     "One training run into `run`. Its curves are not drawn, which would take a fifth of the time."
     options = dict(options)
-    command('i3nb_train')
-    pin_measurement(options.pop('fast_bf16', True))
     if options.pop('resume', False):
         options['checkpoint_every'] = 6
     files = dict(data='train.jsonl', val_data='valid.jsonl', cache='cache')
