@@ -223,7 +223,7 @@ def load_state_dict(self: Trainer, state: dict):
 
 @patch
 def _check_precisions(self: Trainer, state: dict):
-    "A resumed run may compute in another precision if this machine lacks the old one, but not if the user asked for it."
+    "A resumed run computes in another precision only if this machine lacks the old one."
     for name, now in self.precisions.items():
         before = state.get(name) or state['fixed'].get(name) or now
         if before != now:

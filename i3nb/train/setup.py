@@ -57,9 +57,8 @@ def explain_change(
 ) -> str:  # a line for the user
     "Why a run goes on in another precision: the device lacks the one before. Else the user asked for it: `I3Error`."
     if asked != 'auto' and has_precision(device, before):
-        raise I3Error(
-            f"this run has had {name}={before} until now, and {name}={now} is asked for; use {before}, 'auto', or another --out"
-        )
+        remedy = f"use {before}, 'auto', or another --out"
+        raise I3Error(f'--{name} {now}: this run was computed in {before} until now; {remedy}')
     return f'{name}: the run was computed in {before} until now; on this machine it goes on in {now}'
 
 # %% ../../nbs/train/12_setup.ipynb #w2311

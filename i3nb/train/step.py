@@ -267,8 +267,11 @@ def count_choices(
     return total
 
 
-def usage_of(choices, world) -> torch.Tensor:  # (layers, e)
-    "The share of each expert, from the choices (layers, e) of all processes; the same to the last bit however they are cut."
+def usage_of(
+    choices,  # (layers, e) of this process, in double precision; become the mean over the processes
+    world,
+) -> torch.Tensor:  # (layers, e), fp32
+    "The share of each expert in the choices of all processes: the same to the last bit, however a step is cut."
     world.mean([choices])
     return (choices / choices.sum(-1, keepdim=True)).float()
 

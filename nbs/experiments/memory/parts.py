@@ -71,7 +71,7 @@ def main(data, val, out, preset='i3-300m', batch='16', steps='3'):
                 i = next(i for i, b in enumerate(trainer.model.blocks) if args[0] is b)
                 facts = dict(grads=bytes_of(p.grad for p in args[0].parameters()))
             if name == 'block_inputs':
-                facts = dict(inputs=bytes_of(found))
+                facts = dict(inputs=bytes_of(found[0]))
             note(f'step {trainer.step + 1} {name}', block=i, part=args[0] if name == 'part_step' else None, **facts)
             return found
 
