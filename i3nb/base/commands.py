@@ -46,7 +46,8 @@ def user_errors(func):
     @functools.wraps(func)
     def _run(*args, **kwargs):
         try:
-            with CleanStop(patient=False):
+            with CleanStop(patient=False, seconds=30.0) as stop:
+                stop.last_words = lambda: print(f'{func.__name__}: ended by {stop.asked}', file=sys.stderr, flush=True)
                 return func(*args, **kwargs)
         except KeyboardInterrupt as e:
             end_interrupted(func.__name__, Interrupted.of(e))
