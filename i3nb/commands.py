@@ -28,7 +28,7 @@ from .train.card import NOT_IN_NAME, model_name, run_config, write_card
 from .train.checkpoints import run_rows
 from .train.evaluate import evaluate
 from .train.processes import World, run_processes
-from .train.run_folder import write_status
+from .train.run_folder import check_goes_on, write_status
 from .train.settings import TrainSettings, check_same, check_settings
 from .train.voice import longer_command, next_steps
 from .trainer import Trainer
@@ -147,6 +147,7 @@ def i3nb_train(
     """
     rows = {} if vocab_size is None else dict(vocab_size=vocab_size)
     cfg = chosen_config(preset, config, **shape, **rows, checkpoint=recompute)
+    check_goes_on(Path(out))
     check_model(Path(out), cfg)
     settings = _completed(settings, eager)
     _check_processes(processes, settings.batch_size)

@@ -20,7 +20,6 @@ from i3nb.base.files import (
     METRICS_FILE,
     SETTINGS_FILE,
     STEP_FOLDERS,
-    WEIGHTS_FILE,
     read_json,
     sweep_unfinished,
     write_atomic,
@@ -38,7 +37,7 @@ from i3nb.train.checkpoints import (
     step_folders,
     tensor_bytes,
 )
-from .run_folder import Notes, only_writer, write_status
+from .run_folder import Notes, check_goes_on, only_writer, write_status
 from .settings import check_same
 
 # %% ../../nbs/train/13_keeper.ipynb #c272413
@@ -168,8 +167,7 @@ def newest(
             f'{str(self.run)!r} holds checkpoints, but none that fits this configuration and is whole; '
             'use the same --preset, or another --out'
         )
-    if (self.run / WEIGHTS_FILE).exists():
-        raise I3Error(f'{str(self.run)!r} holds a model and no checkpoint to go on from; use another --out')
+    check_goes_on(self.run)
     if read_metrics(self.run / METRICS_FILE):
         before = read_json(self.run / SETTINGS_FILE)
         check_same({k: before[k] for k in fixed if k in before}, fixed, self.run)
