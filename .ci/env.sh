@@ -138,7 +138,7 @@ else
     echo unfinished >> "$ready"
 fi
 : > "$log"
-if ! { [ -z "$index" ] || pip_install "$torch" --extra-index-url "$index"; } ||
+if ! { [ -z "$index" ] || pip_install "$torch" --no-deps --extra-index-url "$index"; } ||
     ! pip_install "$torch" -e ".[$extras]"; then
     tail -n 15 "$log" >&2
     fail "pip could not install the libraries (above, the end of $log)." \
