@@ -10,6 +10,7 @@ __all__ = ['GROUP', 'DataPlan', 'own_validation', 'plan_data', 'train_tokenizer'
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import socket
@@ -100,12 +101,17 @@ def plan_data(
     "Check the arguments and settle where validation comes from."
     if not 0 <= val_fraction < 1:
         raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
-    if max_mb is not None and max_mb <= 0:
-        raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
+    for name, value in dict(others, max_mb=max_mb).items():
+        if name in ('max_mb', 'tokenizer_mb', 'shard_tokens') and value is not None and not 0 < value < math.inf:
+            raise I3Error(f'data: {name}={value} must be positive; leave it out for the usual')
+    if not 0 <= others['seed'] < 1 << 64:
+        raise I3Error(f'data: seed={others["seed"]} must be from 0 to 2**64 - 1')
     if others['tokenizer'] and others['keep_case'] > others['tokenizer'].case_markers:
         raise I3Error('data: the given tokenizer does not keep case; leave out --keep_case, or train a tokenizer')
     sources = open_sources(spec)
     val = open_sources(val_spec) if val_spec else [own_validation(s) for s in sources]
+    if val_spec and any(s.weight for s in val):
+        raise I3Error(f'data: the validation data {val_spec!r} have weights, but all of them are read; leave these out')
     if not all(val) or (not val_spec and not val_fraction):
         val = []
     fraction = 0.0 if val else float(val_fraction)
