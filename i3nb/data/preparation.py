@@ -69,11 +69,12 @@ class DataPlan:
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def asked(self) -> dict:
-        "What the user says of the data and the tokens do not depend on."
+        "The fingerprint, and what the user says of the data and the tokens do not depend on."
         licence = lambda name: HUB[name].licence if name in HUB else None
         about = lambda parts: [dict(name=s.name, weight=s.weight, licence=licence(s.name)) for s in parts]
         val = self.val_sources or self.sources
-        return dict(spec=self.spec, val_spec=self.val_spec, sources=about(self.sources), val=about(val))
+        specs = dict(fingerprint=self.fingerprint(), spec=self.spec, val_spec=self.val_spec)
+        return specs | dict(sources=about(self.sources), val=about(val))
 
     @property
     def synthetic(self) -> bool:
@@ -272,10 +273,13 @@ def _runs(pid):
     return psutil.pid_exists(pid)
 
 
-def is_complete(folder) -> bool:
-    "Whether a folder holds complete prepared data, undamaged to the last byte."
+def is_complete(
+    folder,
+    asked: dict,  # from `DataPlan.asked`
+) -> bool:
+    "Whether a folder holds the prepared data that are asked for, undamaged to the last byte."
     try:
-        Prepared.load(folder).verify()
+        Prepared.load(folder, asked=asked).verify()
         return True
     except (I3Error, OSError):
         return False
@@ -300,6 +304,7 @@ def _remove_killed(parent, host):
 @contextmanager
 def fresh_folder(
     final: Path,  # the folder to be
+    asked: dict,  # from `DataPlan.asked`
 ):
     "A temporary folder beside `final`, renamed to it at the end; removed if anything goes wrong."
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -309,12 +314,12 @@ def fresh_folder(
     work.mkdir()
     try:
         yield work
-        if not is_complete(final):
+        if not is_complete(final, asked):
             _remove(final)
         try:
             os.rename(work, final)
         except OSError:
-            if not is_complete(final):
+            if not is_complete(final, asked):
                 raise  # else another process was quicker with the same data
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -322,17 +327,14 @@ def fresh_folder(
 # %% ../../nbs/data/07_preparation.ipynb #c074
 def _find(
     folder: Path,
-    plan: DataPlan,
-    fingerprint: str,  # of the plan
+    asked: dict,  # from `DataPlan.asked`
     verify: bool,  # compare every byte with its checksum
 ) -> Prepared | None:
     "Prepared data that are there already; where they are damaged, say so."
     if not folder.exists():
         return None
     try:
-        found = Prepared.load(folder, asked=plan.asked())
-        if found.meta['fingerprint'] != fingerprint:
-            raise I3Error(f'data: {str(folder)!r} holds other data and has to be prepared again')
+        found = Prepared.load(folder, asked=asked)
         if verify:
             found.verify()
         return found
@@ -363,15 +365,15 @@ def prepare(
     limits = dict(val_fraction=val_fraction, max_mb=max_mb, tokenizer_mb=tokenizer_mb, shard_tokens=shard_tokens)
     own = dict(tokenizer=tokenizer, vocab_size=vocab_size, keep_case=keep_case, seed=seed)
     plan = plan_data(spec, val_spec=val_spec, **own, **limits)
-    cache, fingerprint = Path(out_dir or cache_dir()), plan.fingerprint()
-    final = cache / f'data-{fingerprint[:16]}'
-    if found := _find(final, plan, fingerprint, verify):
+    cache, asked = Path(out_dir or cache_dir()), plan.asked()
+    final = cache / f'data-{asked["fingerprint"][:16]}'
+    if found := _find(final, asked, verify):
         return found
     old = cache / f'data-{plan.fingerprint(LAYOUT - 1)[:16]}'
     if old.exists():
         print(f'data: {str(old)!r} has no checksums; prepared anew, it may be deleted', file=sys.stderr)
-    about = dict(fingerprint=fingerprint, synthetic=plan.synthetic)
+    about = dict(fingerprint=asked['fingerprint'], synthetic=plan.synthetic)
     about |= dict(val_fraction=plan.val_fraction, seed=seed, max_mb=max_mb)
-    with fresh_folder(final) as work:
-        write_meta(work, told(about | build_checked(plan, work, progress), plan.asked()))
-    return Prepared.load(final, reused=False, asked=plan.asked())
+    with fresh_folder(final, asked) as work:
+        write_meta(work, told(about | build_checked(plan, work, progress), asked))
+    return Prepared.load(final, reused=False, asked=asked)
