@@ -83,7 +83,7 @@ RANGES = {  # the least and the most that a number may be; the most is beyond wh
     'z_coef': (0, 1e3),
     'context': (1, 1 << 20),
 }
-MOST_SEEN, MOST_WEIGHTS = 1 << 17, 10**12  # tokens that attention looks back over; weights between two widths
+MOST_SEEN, MOST_WEIGHTS = 1 << 14, 10**12  # tokens that attention looks back over; weights between two widths
 
 
 def _need(ok, cfg, name: str, why: str):

@@ -10,6 +10,7 @@ __all__ = ['GROUP', 'DataPlan', 'own_validation', 'plan_data', 'train_tokenizer'
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import socket
@@ -48,17 +49,14 @@ class DataPlan:
     tokenizer_mb: float  # text the tokenizer is trained on at most
     shard_tokens: int  # ids in a shard
 
-    def fingerprint(
-        self,
-        layout: int = LAYOUT,  # of the files
-    ) -> str:
+    def fingerprint(self) -> str:
         "A hash of all that decides the result."
         if self.tokenizer:
             tokenizer = self.tokenizer.fingerprint
         else:
             tokenizer = [self.vocab_size, self.tokenizer_mb, VERSION] + ['keep_case'] * self.keep_case
         key = [
-            layout,
+            LAYOUT,
             [s.signature() for s in self.sources],
             [s.signature() for s in self.val_sources],
             self.val_fraction,
@@ -70,11 +68,12 @@ class DataPlan:
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def asked(self) -> dict:
-        "What the user says of the data and the tokens do not depend on."
+        "The fingerprint, and what the user says of the data and the tokens do not depend on."
         licence = lambda name: HUB[name].licence if name in HUB else None
         about = lambda parts: [dict(name=s.name, weight=s.weight, licence=licence(s.name)) for s in parts]
         val = self.val_sources or self.sources
-        return dict(spec=self.spec, val_spec=self.val_spec, sources=about(self.sources), val=about(val))
+        specs = dict(fingerprint=self.fingerprint(), spec=self.spec, val_spec=self.val_spec)
+        return specs | dict(sources=about(self.sources), val=about(val))
 
     @property
     def synthetic(self) -> bool:
@@ -101,13 +100,18 @@ def plan_data(
     "Check the arguments and settle where validation comes from."
     if not 0 <= val_fraction < 1:
         raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
-    if max_mb is not None and max_mb <= 0:
-        raise I3Error(f'data: max_mb={max_mb} must be positive; leave it out to read everything')
+    for name, value in dict(others, max_mb=max_mb).items():
+        if name in ('max_mb', 'tokenizer_mb', 'shard_tokens') and value is not None and not 0 < value < math.inf:
+            raise I3Error(f'data: {name}={value} must be positive; leave it out for the usual')
+    if not 0 <= others['seed'] < 1 << 64:
+        raise I3Error(f'data: seed={others["seed"]} must be from 0 to 2**64 - 1')
     if others['tokenizer'] and others['keep_case'] > others['tokenizer'].case_markers:
         raise I3Error('data: the given tokenizer does not keep case; leave out --keep_case, or train a tokenizer')
     sources = open_sources(spec, reading)
     given = val_spec is not None
     val = open_sources(val_spec, reading) if given else [own_validation(s) for s in sources]
+    if given and any(s.weight for s in val):
+        raise I3Error(f'data: the validation data {val_spec!r} have weights, but all of them are read; leave these out')
     if not all(val) or not (given or val_fraction):
         val = []
     fraction = 0.0 if val else float(val_fraction)
@@ -265,10 +269,13 @@ def _runs(pid):
     return psutil.pid_exists(pid)
 
 
-def is_complete(folder) -> bool:
-    "Whether a folder holds complete prepared data, undamaged to the last byte."
+def is_complete(
+    folder,
+    asked: dict,  # from `DataPlan.asked`
+) -> bool:
+    "Whether a folder holds the prepared data that are asked for, undamaged to the last byte."
     try:
-        Prepared.load(folder).verify()
+        Prepared.load(folder, asked=asked).verify()
         return True
     except (I3Error, OSError):
         return False
@@ -293,6 +300,7 @@ def _remove_killed(parent, host):
 @contextmanager
 def fresh_folder(
     final: Path,  # the folder to be
+    asked: dict,  # from `DataPlan.asked`
 ):
     "A temporary folder beside `final`, renamed to it at the end; removed if anything goes wrong."
     if why := write_problem(final.parent):
@@ -304,12 +312,12 @@ def fresh_folder(
     work.mkdir()
     try:
         yield work
-        if not is_complete(final):
+        if not is_complete(final, asked):
             _remove(final)
         try:
             os.rename(work, final)
         except OSError:
-            if not is_complete(final):
+            if not is_complete(final, asked):
                 raise  # else another process was quicker with the same data
     except KeyboardInterrupt as e:
         what = 'the data were not prepared to the end, and nothing is left of them; the same command begins again'
@@ -320,17 +328,14 @@ def fresh_folder(
 # %% ../../nbs/data/07_preparation.ipynb #c074
 def _find(
     folder: Path,
-    plan: DataPlan,
-    fingerprint: str,  # of the plan
+    asked: dict,  # from `DataPlan.asked`
     verify: bool,  # compare every byte with its checksum
 ) -> Prepared | None:
     "Prepared data that are there already; where they are damaged, say so."
     if not folder.exists():
         return None
     try:
-        found = Prepared.load(folder, asked=plan.asked())
-        if found.meta['fingerprint'] != fingerprint:
-            raise I3Error(f'data: {str(folder)!r} holds other data and has to be prepared again')
+        found = Prepared.load(folder, asked=asked)
         if verify:
             found.verify()
         return found
@@ -362,16 +367,13 @@ def prepare(
     limits = dict(val_fraction=val_fraction, max_mb=max_mb, tokenizer_mb=tokenizer_mb, shard_tokens=shard_tokens)
     own = dict(reading=reading, tokenizer=tokenizer, vocab_size=vocab_size, keep_case=keep_case, seed=seed)
     plan = plan_data(spec, val_spec=val_spec, **own, **limits)
-    cache, fingerprint = Path(out_dir or cache_dir()), plan.fingerprint()
-    final = cache / f'data-{fingerprint[:16]}'
-    if found := _find(final, plan, fingerprint, verify):
+    asked = plan.asked()
+    final = Path(out_dir or cache_dir()) / f'data-{asked["fingerprint"][:16]}'
+    if found := _find(final, asked, verify):
         print(*(f'data: {line}\n' for line in found.meta.get('notes', ()) if progress), sep='', end='', file=sys.stderr)
         return found
-    old = cache / f'data-{plan.fingerprint(LAYOUT - 1)[:16]}'
-    if old.exists():
-        print(f'data: {str(old)!r} has no checksums; prepared anew, it may be deleted', file=sys.stderr)
-    about = dict(fingerprint=fingerprint, synthetic=plan.synthetic)
+    about = dict(fingerprint=asked['fingerprint'], synthetic=plan.synthetic)
     about |= dict(val_fraction=plan.val_fraction, seed=seed, max_mb=max_mb)
-    with fresh_folder(final) as work:
-        write_meta(work, told(about | build_checked(plan, work, progress), plan.asked()))
-    return Prepared.load(final, reused=False, asked=plan.asked())
+    with fresh_folder(final, asked) as work:
+        write_meta(work, told(about | build_checked(plan, work, progress), asked))
+    return Prepared.load(final, reused=False, asked=asked)

@@ -71,6 +71,16 @@ class ShardWriter:
         return dict(stem=self.stem, docs=len(self.starts), tokens=self.total, shards=self.sizes)
 
 # %% ../../nbs/data/06_shards.ipynb #c055
+def _read_starts(path):
+    "Where documents begin. Raises `ValueError` for a damaged file, whatever error NumPy has for it."
+    try:
+        return np.load(path, mmap_mode='r')
+    except OSError:
+        raise
+    except Exception as e:
+        raise ValueError(f'{path.name} is no array') from e
+
+
 class TokenStream:
     "A long row of token ids, read from memory-mapped shards as if it were one array."
 
@@ -99,7 +109,7 @@ class TokenStream:
             if not path.is_file() or path.stat().st_size != n * np.dtype(dtype).itemsize:
                 raise I3Error(f'data: shard {str(path)!r} is damaged; delete its folder')
             shards.append(np.memmap(path, dtype, mode='r'))
-        return cls(shards, np.load(Path(folder) / f'{info["stem"]}-docs.npy', mmap_mode='r'), name)
+        return cls(shards, _read_starts(Path(folder) / f'{info["stem"]}-docs.npy'), name)
 
     def __len__(self):
         return self.ends[-1] if self.ends else 0
@@ -183,12 +193,14 @@ def read_meta(folder: Path) -> dict:
 # %% ../../nbs/data/06_shards.ipynb #c058
 def told(
     meta: dict,  # of a folder
-    asked: dict | None,  # spec, …, and for each source of `sources` and `val` its name, weight and licence
+    asked: dict | None,  # fingerprint, spec, …, and for each source of `sources` and `val` its name, weight and licence
 ) -> dict:
-    "What `meta.json` says, with the names and weights of whoever asks now."
+    "What `meta.json` says, with the names and weights of whoever asks now. Raises `ValueError` for other data."
     if asked is None:
         return meta
-    sides = {side: [old | new for old, new in zip(meta[side], asked[side])] for side in ('sources', 'val')}
+    if asked['fingerprint'] != meta['fingerprint']:
+        raise ValueError('it holds other data')
+    sides = {side: [old | new for old, new in zip(meta[side], asked[side], strict=True)] for side in ('sources', 'val')}
     return meta | asked | sides
 
 
@@ -227,6 +239,8 @@ class Prepared:
             raise I3Error(f'data: {str(path)!r} holds no prepared data; run i3nb_tokenize first')
         with _named(path):
             meta = told(read_meta(path), asked)
+            if any(s['tokens'] != sum(s['shards']) for s in meta['sources'] + meta['val']):
+                raise ValueError('the shards do not hold all tokens')
             train, val = (
                 [TokenStream.open(path, s, meta['dtype'], s['name']) for s in meta[side] if s['tokens']]
                 for side in ('sources', 'val')

@@ -111,5 +111,5 @@ class Splitter:
                 continue
             yield text, where, pending
             pending = 0
-            if budget and used >= budget:
+            if budget is not None and used >= budget:
                 return

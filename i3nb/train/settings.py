@@ -107,11 +107,13 @@ def check_same(
     usual = {f.name: f.default for f in fields(TrainSettings) if f.default is not None}
     before = {**{k: usual.get(k, v) for k, v in now.items()}, **before}
     changed = [k for k, v in now.items() if before[k] != v]
-    if changed == ['tokenizer']:
-        same = 'use the --data, --max_mb and --vocab_size that it began with, or another --out'
-        raise I3Error(f'{str(run)!r} was trained on other data (they give another tokenizer); {same}')
-    changed = [k for k in changed if k != 'tokenizer']  # it follows from the others
+    other_data = 'tokenizer' in changed and 'keep_case' not in changed
+    changed = [k for k in changed if k != 'tokenizer']  # it follows from the data, and nobody knows it by its hash
     if changed:
         was, now_is = (', '.join(f'{k}={str(values[k])[:12]}' for k in changed) for values in (before, now))
         same = 'the same value' if len(changed) == 1 else 'the same values'
-        raise I3Error(f'{str(run)!r} holds a run with {was}, now {now_is}; use {same}, or another --out')
+        too = ', and the same data' if other_data else ''
+        raise I3Error(f'{str(run)!r} holds a run with {was}, now {now_is}; use {same}{too}, or another --out')
+    if other_data:
+        same = 'use the --data, --max_mb and --vocab_size that it began with, or another --out'
+        raise I3Error(f'{str(run)!r} was trained on other data (they give another tokenizer); {same}')
