@@ -284,14 +284,15 @@ def open_source(
     path = Path(os.path.expanduser(base))
     if os.path.isdir(path):
         return _with_files(_open_folder(base, split, how), 'folder')
-    if not _exists(base) and glob.has_magic(base):
+    is_here, is_pattern = _exists(base), glob.has_magic(base)
+    if split != 'train' and (is_here or is_pattern):
+        raise I3Error(f'data: {base!r} is no folder, so it has no split {split!r}; leave out :{split}')
+    if is_pattern and not is_here:
         return _with_files(_open_pattern(base, how), 'pattern')
-    if not _exists(base):
+    if not is_here:
         _check_spelling(base)
         if known_ending(base) not in FORMATS and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', base):
             return Source(name=base, kind='hub', split=split, **how)
-    if split != 'train':
-        raise I3Error(f'data: {base!r} is a file, which has no {split!r} split; leave out :{split}')
     return Source(name=base, kind='files', files=(check_file(path, reading),), **how)
 
 
@@ -311,7 +312,8 @@ def _parts(spec):
     words = spec.split(',')
     while words:
         for n in range(len(words), 0, -1):
-            part = ','.join(words[:n]).strip()
+            part = ','.join(words[:n])
+            part = part if _exists(part) else part.strip()
             unweighted = re.sub('=[^,=]*$', '', part)
             if n == 1 or any(map(_exists, (part, unweighted, re.sub('(:[^,:=]*)$', '', unweighted)))):
                 break
