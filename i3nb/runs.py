@@ -202,7 +202,7 @@ def _compare(folder: Path, names: list, picture: str | None):
     "Draw runs in one picture."
     places = [folder / name if (folder / name).exists() else Path(name) for name in names]
     out = picture or folder / 'comparison.png'
-    plot_run(places, out)
+    plot_run(places, out, papers=False)  # their data were others
     print(f'picture: {out}', file=sys.stderr)
 
 

@@ -195,7 +195,7 @@ def options(
 def _refuse(o: Option, shown):
     "Raise `I3Error` for a value, shown as the user wrote it."
     kind = {int: 'a whole number', float: 'a number'}.get(o.type, 'a text')
-    words, limits = str(shown), o.noted(Range)
+    words, limits = str(shown) if str(shown).strip() else repr(shown), o.noted(Range)
     words = words if len(words) <= 60 else f'{words[:40]}…'
     raise I3Error(f'--{o.name} {words}: give {kind}' + (f' {limits}' if limits else ''))
 
