@@ -76,7 +76,7 @@ ROWS = 8  # rows of embedding and head come in multiples of it
 def _fit_vocabulary(
     cfg: I3Config,
     entries: int,  # of the tokenizer
-    asked: int | None,  # `--vocab_size`
+    asked: int | None,  # by the user
     out: Path,  # the run folder
 ) -> I3Config:
     "The configuration with the rows that its run has, or that were asked for, or that the tokenizer needs."
@@ -86,15 +86,32 @@ def _fit_vocabulary(
     return replace(cfg, vocab_size=rows)
 
 
-def _data_spec(data: str, out: Path) -> str:
-    "The data that 'auto' stands for: what this run began with, else what can be reached now."
-    settings = Path(out) / SETTINGS_FILE
-    if data == 'auto' and settings.is_file():
-        return json.loads(settings.read_text())['data']
+def _asked_rows(vocab_size: int | None, config: str | None) -> int | None:
+    "The rows that the user asks for: by `--vocab_size`, else in the file of `--config`."
+    return vocab_size or (_read_config(config).get('vocab_size') if config else None)
+
+
+def _data_of(
+    out: Path,  # the run folder
+    data: str,  # as the user named them
+    val_data: str | None,
+    max_mb: float | None,
+    reading: ReadOptions,
+) -> dict:  # arguments of `prepare`
+    "What is read, and how much of it. 'auto' stands for what this run began with, else for what can be reached now."
+    before = read_json(Path(out) / SETTINGS_FILE)
+    if data == 'auto' and isinstance(before.get('data'), str):
+        return dict(
+            spec=before['data'],
+            val_spec=before.get('val_data') if val_data is None else val_data,
+            max_mb=max_mb or before.get('max_mb'),
+        )
     spec, note = resolve_spec(data)
     if note:
         print(note)
-    return absolute_spec(spec)
+    if max_mb is None and data == 'auto':
+        max_mb = 20.0
+    return dict(spec=absolute_spec(spec, reading), val_spec=val_data, max_mb=max_mb)
 
 
 def _completed(settings: TrainSettings, eager: bool) -> TrainSettings:
@@ -155,13 +172,12 @@ def i3nb_train(
         raise SystemExit(run_processes([sys.executable, *sys.argv], processes))
     world = World(device)
     Path(out).mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is reported before the data are read
-    if max_mb is None and data == 'auto':
-        max_mb = 20.0
-    how = dict(vocab_size=cfg.vocab_size, keep_case=keep_case, val_spec=val_data, max_mb=max_mb, reading=reading)
-    how |= dict(out_dir=cache, tokenizer=ChunkTokenizer.load(tokenizer) if tokenizer else None, progress=world.first)
+    how = dict(vocab_size=cfg.vocab_size, keep_case=keep_case, reading=reading, out_dir=cache)
+    how |= dict(tokenizer=ChunkTokenizer.load(tokenizer) if tokenizer else None, progress=world.first)
+    named = data, val_data, max_mb, reading
     with world.together():
-        prepared = world.one_by_one(lambda: prepare(_data_spec(data, out), **how, verify=world.first))
-        cfg = _fit_vocabulary(cfg, len(prepared.tokenizer), vocab_size, out)
+        prepared = world.one_by_one(lambda: prepare(**_data_of(out, *named), **how, verify=world.first))
+        cfg = _fit_vocabulary(cfg, len(prepared.tokenizer), _asked_rows(vocab_size, config), out)
         trainer = Trainer(cfg, prepared, out, settings, world=world)
     if not world.first:
         return trainer.fit()

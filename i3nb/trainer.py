@@ -262,7 +262,8 @@ def resume(self: Trainer) -> bool:
 @patch
 def _open_folder(self: Trainer):
     "Make the run folder ready, and say in it what is trained how, and by whom."
-    data = dict(data=self.data.meta['spec'], synthetic=self.data.synthetic)
+    about = self.data.meta
+    data = dict(data=about['spec'], val_data=about['val_spec'], max_mb=about['max_mb'], synthetic=self.data.synthetic)
     resolved = {f'resolved_{name}': precision for name, precision in self.precisions.items()}
     facts = asdict(self.settings) | self._fixed() | data | resolved | dict(device=str(self.device))
     self.keeper.make_ready(facts, self.work_done < 1)

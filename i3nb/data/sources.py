@@ -375,11 +375,12 @@ def _from_root(source: Source) -> str:
 
 def absolute_spec(
     spec: str,  # as for `open_sources`
+    reading: ReadOptions = ReadOptions(),
 ) -> str:
     "The same data with files and folders named from the root. Raises `I3Error` for whatever cannot be data."
     if spec and _exists(spec):
         return os.path.abspath(os.path.expanduser(spec))
-    return ','.join(map(_from_root, open_sources(spec)))
+    return ','.join(map(_from_root, open_sources(spec, reading)))
 
 # %% ../../nbs/data/04_sources.ipynb #c044
 def resolve_spec(
