@@ -75,7 +75,7 @@ class Trainer:
         "Meters, agenda and counters, as they are before the first step."
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
         self.agenda = Agenda(self.world, self.out, self.settings)
-        self.keeper = RunKeeper(self.out, self, self.say)
+        self.keeper = RunKeeper(self.out, self, lambda line: self.say(line))
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
         self.parent = os.getppid()
@@ -285,7 +285,7 @@ def fit(self: Trainer) -> dict:
 def _fit_and_record(self: Trainer, stop) -> dict:
     "What process 0 does: train, keep the records, and say in `run.json` how it went."
     try:
-        resume_records(self.out, self.step, self.say)
+        resume_records(self.out, self.step, self.say, self.keeper.records)
         with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             row = self._loop(metrics, stop)
             self.keeper.save_the_end(metrics, is_finished=not stop.asked)
