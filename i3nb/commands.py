@@ -21,6 +21,7 @@ from .data.preparation import prepare
 from .data.sources import open_sources, resolve_spec
 from .kernels.native import problem
 from .model import I3Model
+from .monitor.log import read_metrics
 from .monitor.plots import plot_run
 from .tokenizer import ChunkTokenizer
 from .train.card import NOT_IN_NAME, model_name, run_config, write_card
@@ -77,9 +78,9 @@ def _vocab_size(cfg: I3Config, asked: int | None) -> int:
 
 def _data_spec(data: str, out: Path) -> str:
     "The data that 'auto' stands for: what this run began with, else what can be reached now."
-    settings = Path(out) / SETTINGS_FILE
-    if data == 'auto' and settings.is_file():
-        return json.loads(settings.read_text())['data']
+    before = read_json(Path(out) / SETTINGS_FILE).get('data')
+    if data == 'auto' and isinstance(before, str):
+        return before
     spec, note = resolve_spec(data)
     if note:
         print(note)
@@ -186,17 +187,20 @@ def _print_results(
     row: dict,  # the last row of metrics
 ):
     "Draw the curves, write the model card; print where they are, the validation figures, and a story."
-    plot_run(out, out / PLOT_FILE)
-    print(f'curves: {out / PLOT_FILE}')
-    print(f'model card: {write_card(out)}')
+    try:
+        plot_run(out, out / PLOT_FILE)
+        print(f'curves: {out / PLOT_FILE}')
+        print(f'model card: {write_card(out)}')
+    except (OSError, I3Error) as e:
+        print(f'curves and model card: none ({e})')
     figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
     if all(x is not None and math.isfinite(x) for x in figures):
         print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))
     elif figures[0] is not None:
         print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
-    stories = out / SAMPLES_FILE
-    if stories.exists():
-        print(f'\n{json.loads(stories.read_text().splitlines()[-1])["text"]}')
+    stories = [row['text'] for row in read_metrics(out / SAMPLES_FILE) if isinstance(row.get('text'), str)]
+    if stories:
+        print(f'\n{stories[-1]}')
 
 # %% ../nbs/14_commands.ipynb #c088
 @call_parse
