@@ -27,7 +27,7 @@ from .tokenizer import ChunkTokenizer
 from .train.card import NOT_IN_NAME, model_name, run_config, write_card
 from .train.evaluate import evaluate
 from .train.processes import World, run_processes
-from .train.run_folder import write_status
+from .train.run_folder import check_goes_on, write_status
 from .train.settings import TrainSettings, check_same, check_settings
 from .train.voice import longer_command, next_steps
 from .trainer import Trainer
@@ -131,6 +131,7 @@ def i3nb_train(
       i3nb_train --preset i3-300m --memory small --data roneneldan/TinyStories --max_mb 20 --minutes 600 --out runs/big
     """
     cfg = chosen_config(preset, config, **shape, checkpoint=recompute)
+    check_goes_on(Path(out))
     check_model(Path(out), cfg)
     settings = _completed(settings, eager)
     _check_processes(processes, settings.batch_size)

@@ -9,6 +9,7 @@ __all__ = ['PROMPT_PIECE', 'KNOBS', 'read_tokens', 'state_bytes', 'sample_filter
            'i3nb_generate']
 
 # %% ../nbs/08_generate.ipynb #c003
+import contextlib
 import copy
 import math
 import os
@@ -198,6 +199,7 @@ def check_request(
     temperature: float,
     top_k: int | None,
     top_p: float | None,
+    seed: int | None = None,
 ):
     "Raise `I3Error` for the first value that cannot work."
 
@@ -211,6 +213,7 @@ def check_request(
     need(0 <= temperature < math.inf, 'temperature', temperature, 'give 0 (always the best token) or more, such as 0.8')
     need(top_k is None or top_k >= 0, 'top_k', top_k, 'give 1 or more, or 0 to keep all')
     need(top_p is None or 0 < top_p <= 1, 'top_p', top_p, 'give a number above 0 and up to 1, or None')
+    need(seed is None or -(2**63) <= seed < 2**63, 'seed', seed, 'give a whole number of 64 bits')
     known, v = tokenizer.vocab_size, model.cfg.vocab_size
     if known > v:
         raise I3Error(
@@ -255,7 +258,7 @@ def generate(
     many = isinstance(prompt, (list, tuple))
     prompts = list(prompt) if many else [prompt]
     filters = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    check_request(model, tokenizer, prompts, max_new_tokens=max_new_tokens, **filters)
+    check_request(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed, **filters)
     ids = [[tokenizer.eot_id, *tokenizer.encode(p)] for p in prompts]
     tokens = write_tokens(model, tokenizer, ids, max_new_tokens, _draws(seed, len(ids)), stop_at_eot, **filters)
     pieces = _pieces(tokens, tokenizer, ids, echo)
@@ -331,15 +334,14 @@ def write_on_terminal(
     print(
         'Type how a text begins. /t 0.5 sets the temperature, /n 50 the length in tokens; Ctrl-D ends.', file=sys.stderr
     )
-    while True:
-        try:
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
             line = input('> ')
-        except (EOFError, KeyboardInterrupt):
-            return print()
-        if line.startswith('/'):
-            print(turn_knob(line, request))
-        else:
-            write(line, **request)
+            if line.startswith('/'):
+                print(turn_knob(line, request))
+            else:
+                write(line, **request)
+    print()
 
 
 def write_from_pipe(

@@ -98,8 +98,9 @@ class Range(NamedTuple):
         return inside and not (self.without_low and value == self.low or self.without_high and value == self.high)
 
     def __str__(self):
-        low = f'{"above" if self.without_low else "at least"} {self.low:,}'
-        return f'{low} and {"below" if self.without_high else "at most"} {self.high:,}'
+        low, high = (f'{int(x):,}' if x == int(x) else f'{x:g}' for x in (self.low, self.high))
+        start = f'above {low}, up' if self.without_low else f'from {low}'
+        return f'{start} {"to below" if self.without_high else "to"} {high}'
 
 
 EMPTY_TOO = 'may be empty'

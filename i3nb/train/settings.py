@@ -80,7 +80,9 @@ def _micro_batch(s: TrainSettings) -> int:
     divisors = [k for k in range(1, min(s.batch_size, 1024) + 1) if s.batch_size % k == 0]
     micro = s.micro_batch or (max(k for k in divisors if k <= 4) if s.small_memory else s.batch_size)
     if s.batch_size % micro:
-        raise I3Error(f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {divisors}')
+        raise I3Error(
+            f'--micro_batch {micro} does not divide --batch_size {s.batch_size}; choose one of {divisors[:9]}'
+        )
     return micro
 
 
