@@ -33,7 +33,7 @@ setup(
         f'Intended Audience :: {cfg["audience"]}',
         f'Natural Language :: {cfg["language"]}',
     ]
-    + [f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)],
+    + [f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13, 14)],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
     include_package_data=True,
     python_requires='>=' + cfg['min_python'],

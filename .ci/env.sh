@@ -128,7 +128,7 @@ if [ -e "$venv" ]; then
 fi
 if [ ! -x "$venv/bin/python" ]; then
     say "making $venv with $("$python" --version 2>&1), then installing $torch and [$extras]:" \
-        "some minutes the first time, and with CUDA a download of 3 GB (TORCH=cpu: 0.6 GB)"
+        "some minutes the first time, and with CUDA a download of 3 GB (TORCH=cpu: 0.8 GB)"
     make_venv "$python"
 else
     extras=$(printf '%s,%s\n' "$(sed -n '$p' "$ready")" "$extras" | tr ',' '\n' | sort -u | paste -sd, -)
@@ -138,7 +138,7 @@ else
     echo unfinished >> "$ready"
 fi
 : > "$log"
-if ! { [ -z "$index" ] || pip_install "$torch" --extra-index-url "$index"; } ||
+if ! { [ -z "$index" ] || pip_install "$torch" --no-deps --extra-index-url "$index"; } ||
     ! pip_install "$torch" -e ".[$extras]"; then
     tail -n 15 "$log" >&2
     fail "pip could not install the libraries (above, the end of $log)." \

@@ -211,14 +211,14 @@ class Patience:
 
     def __init__(self, limit):
         self.limit, self.began = limit, time.monotonic()
-        self.last, self.looked, self.idle = 0.0, self.began, 0.0
+        self.most, self.last, self.looked, self.idle = 0.0, 0.0, self.began, 0.0
 
     def over(self, seconds):
         now = time.monotonic()
         passed = min(now - self.looked, 1.0)  # the machine may have been asleep
         self.idle = 0.0 if seconds - self.last > 0.01 * passed else self.idle + passed
-        self.last, self.looked = max(seconds, self.last), now
-        if self.last > self.limit:
+        self.most, self.last, self.looked = max(seconds, self.most), seconds, now
+        if self.most > self.limit:
             return f'more than {self.limit} s of processor time'
         if self.idle > self.IDLE:
             return f'nothing computed for {self.IDLE} s'
@@ -274,13 +274,13 @@ class Job:
             if not (why := self.impatience()):
                 return
             self.stop()
-            return 'failed', self.patience.last, f'stopped in cell {self.cell}: {why}', ''
+            return 'failed', self.patience.most, f'stopped in cell {self.cell}: {why}', ''
         self.stop()
         log = own_frames(self.log.read_text(encoding='utf-8', errors='replace'))
         if not self.report.exists():
             status = self.process.returncode
             why = f'its process ended with status {status} in cell {self.cell}'
-            return 'failed', self.patience.last, why, log
+            return 'failed', self.patience.most, why, log
         r = json.loads(self.report.read_text(encoding='utf-8'))
         seconds = r['seconds']
         skipped = code_cells(self.path) - r['ran']
@@ -373,7 +373,7 @@ def run_notebooks(paths, args, board):
                     running.remove(job)
                     board.live('')
                     board.show(outcome[0], str(job.path.relative_to(NBS).with_suffix('')), *outcome[1:])
-                now = ', '.join(f'{j.path.stem} {j.patience.last:.0f} s' for j in running)
+                now = ', '.join(f'{j.path.stem} {j.patience.most:.0f} s' for j in running)
                 board.live(f'{total - len(waiting) - len(running)} of {total} done, running {now}')
                 time.sleep(0.1)
         finally:
