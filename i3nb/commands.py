@@ -22,6 +22,7 @@ from .data.preparation import prepare
 from .data.sources import absolute_spec, open_sources, resolve_spec, tell_reading
 from .kernels.native import problem
 from .model import I3Model
+from .monitor.log import read_metrics
 from .monitor.plots import plot_run
 from .tokenizer import ChunkTokenizer
 from .train.card import NOT_IN_NAME, model_name, run_config, write_card
@@ -222,17 +223,20 @@ def _print_results(
     row: dict,  # the last row of metrics
 ):
     "Draw the curves, write the model card; print where they are, the validation figures, and a story."
-    plot_run(out, out / PLOT_FILE)
-    print(f'curves: {out / PLOT_FILE}')
+    try:
+        plot_run(out, out / PLOT_FILE)
+        print(f'curves: {out / PLOT_FILE}')
+    except (OSError, I3Error) as e:
+        print(f'curves: none ({e})')
     print(f'model card: {write_card(out)}')
     figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
     if all(x is not None and math.isfinite(x) for x in figures):
         print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))
     elif figures[0] is not None:
         print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
-    stories = out / SAMPLES_FILE
-    if stories.exists():
-        print(f'\n{json.loads(stories.read_text().splitlines()[-1])["text"]}')
+    stories = [row['text'] for row in read_metrics(out / SAMPLES_FILE) if isinstance(row.get('text'), str)]
+    if stories:
+        print(f'\n{stories[-1]}')
 
 # %% ../nbs/14_commands.ipynb #c088
 @call_parse

@@ -314,7 +314,7 @@ def _fit_and_record(self: Trainer, stop) -> dict:
     "What process 0 does: train, keep the records, and say in `run.json` how it went."
     stop.last_words = lambda: self.say(f'ended by {stop.asked}; {self._break_off(stop.asked)}')
     try:
-        resume_records(self.out, self.step, self.say)
+        resume_records(self.out, self.step, self.say, self.keeper.records)
         with self.world.together(), MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             row = self._loop(metrics, stop)
             finished = self.progress_made >= 1  # whatever was asked for since

@@ -39,6 +39,7 @@ from i3nb.base.files import (
 )
 from ..core import I3Config
 from ..model import save_tensors
+from ..monitor.log import records_checksums
 
 # %% ../../nbs/train/03_checkpoints.ipynb #c010
 def checksum(path) -> int:
@@ -82,12 +83,13 @@ def _write_files(
     cfg: I3Config,
     weights: dict,
     state: dict,
+    records: dict,  # checksums of the run's records
 ):
     "Write the files of a checkpoint; the manifest comes last."
     save_tensors(weights, folder / WEIGHTS_FILE)
     save_state(state, folder / STATE_FILE)
     files = {p.name: dict(bytes=p.stat().st_size, crc32=checksum(p)) for p in folder.iterdir()}
-    manifest = dict(format=1, step=step, config=cfg.to_dict(), files=files)
+    manifest = dict(format=1, step=step, config=cfg.to_dict(), files=files, records=records)
     write_atomic(folder / MANIFEST_FILE, json.dumps(manifest, indent=1))
 
 
@@ -180,7 +182,8 @@ def _write_checkpoint(final: Path, step: int, cfg: I3Config, weights: dict, stat
     if lacking := lacking_bytes(final.parent, needed):
         raise OSError(errno.ENOSPC, f'{os.strerror(errno.ENOSPC)}: {lacking / 1e6:,.1f} MB are missing', str(final))
     with building_folder(final) as unfinished:
-        _write_files(unfinished, step, cfg, weights, state)
+        records = records_checksums(final.parent.parent, step)
+        _write_files(unfinished, step, cfg, weights, state, records)
 
 
 def save_checkpoint(
@@ -302,7 +305,8 @@ def _read_manifest(path: Path) -> dict:
         raise I3Error('it has no readable manifest.json') from None
     if not isinstance(manifest, dict) or manifest.get('format') != 1:
         raise I3Error('it was written by another version of i3nb')
-    if not _number(manifest.get('step')) or not _names_both_files(manifest.get('files')):
+    whole = _number(manifest.get('step')) and _names_both_files(manifest.get('files'))
+    if not whole or not isinstance(manifest.setdefault('records', {}), dict):
         raise I3Error('its manifest.json is damaged')
     if path.name.startswith('step-') and path.name != f'step-{manifest["step"]:06d}':
         raise I3Error(f'its manifest.json is that of step {manifest["step"]}')

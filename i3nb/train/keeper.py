@@ -19,13 +19,14 @@ from i3nb.base.files import (
     CHECKPOINTS,
     METRICS_FILE,
     SETTINGS_FILE,
+    STATUS_FILE,
     STEP_FOLDERS,
     read_json,
     sweep_unfinished,
     write_atomic,
 )
 from ..core import I3Config
-from ..monitor.log import MetricsWriter, read_metrics
+from ..monitor.log import MetricsWriter, read_metrics, records_checksums
 from ..sparsity import remove_pruned_heads
 from i3nb.train.checkpoints import (
     check_checkpoint,
@@ -69,11 +70,13 @@ def newest_step(run: Path) -> int:
 
 def saved_elsewhere(save) -> Path | None:
     "Have a checkpoint saved in a folder for temporary files; None where that disk refuses, too."
-    folder = Path(tempfile.mkdtemp(prefix='i3nb-'))
+    folder = None
     try:
+        folder = Path(tempfile.mkdtemp(prefix='i3nb-'))
         return save(folder)
     except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def why_unsaved(
@@ -112,7 +115,7 @@ class RunKeeper:
     ):
         self.run, self.training, self.say = Path(run), training, say
         self.lock, self.note = None, Notes(say)
-        self.saved = 0  # the step of the last checkpoint
+        self.saved, self.records = 0, {}  # the step of the last checkpoint, and checksums of metrics and stories there
 
     @contextlib.contextmanager
     def held(self):
@@ -148,9 +151,13 @@ class RunKeeper:
             self.say(f'step {step}: no checkpoint was written ({why}); the last good one stays; free some space')
 
     def end(self, state: str, message: str = None):
-        "Say in `run.json` how the run ended, if the folder still is this run's."
+        "Say in `run.json` how the run ended, and with which records, if the folder still is this run's."
         if not self.lock or self.lock.is_held():
-            self.note(write_status, self.run, state=state, message=message)
+            self.note(self._write_end, state=state, message=message)
+
+    def _write_end(self, **facts):
+        "The last word of this process in `run.json`."
+        write_status(self.run, recorded=records_checksums(self.run, self.training.step + 1), **facts)
 
 # %% ../../nbs/train/13_keeper.ipynb #c2af8a4
 @patch
@@ -161,6 +168,9 @@ def newest(
 ):  # (path, manifest), or None where the run begins anew
     "The checkpoint to go on from. Raises `I3Error` where beginning anew would replace what another run has done."
     if found := last_good_checkpoint(self.run, cfg, self.say):
+        ended = read_json(self.run / STATUS_FILE).get('recorded')
+        is_its_end = isinstance(ended, dict) and ended.get('before') == found[1]['step'] + 1
+        self.records = ended if is_its_end else found[1]['records']
         return found
     if any(self.run.glob(STEP_FOLDERS)):
         raise I3Error(
