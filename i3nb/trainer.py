@@ -287,8 +287,9 @@ def _fit_and_record(self: Trainer, stop) -> dict:
     try:
         resume_records(self.out, self.step, self.say, self.keeper.records)
         with MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
+            self.keeper.metrics = metrics
             row = self._loop(metrics, stop)
-            self.keeper.save_the_end(metrics, is_finished=not stop.asked)
+            self.keeper.save_the_end(is_finished=not stop.asked)
         if stop.asked:
             self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
         self.keeper.end('stopped' if stop.asked else 'finished')
@@ -367,8 +368,7 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
         self.keeper.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
     row = {**row, **self._evaluate(True, None)}
     if metrics:
-        self.keeper.note(metrics.truncate_after, self.step - 1)
-        self.keeper.note(metrics.write, **row)
+        self.keeper.note(metrics.replace, row)
     return row
 
 # %% ../nbs/13_trainer.ipynb #y8749

@@ -237,6 +237,25 @@ class MetricsWriter:
         self.waiting += (metrics_line({**(row or {}), **more}) + '\n').encode()
         self._guard(self.flush)
 
+    def replace(
+        self,
+        row: dict,  # of the last step
+    ):
+        "Put a row in the place of the one of its step, in one atomic replacement. After an `I3Error` it waits."
+        line = (metrics_line(row) + '\n').encode()
+        try:
+            self._guard(self._put_last, row['step'], line)
+        except I3Error:
+            self.waiting += line  # whoever reads takes the later row of a step
+            raise
+
+    def _put_last(self, step: int, line: bytes):
+        "Rewrite the file with `line` in the place of the rows of `step` and later."
+        self.flush()
+        before = self.path.read_bytes().splitlines(True)
+        kept = [old for old in before if (row := _parse(old)) and row['step'] < step]
+        write_atomic(self.path, b''.join(kept) + line)
+
     def truncate_after(
         self,
         step: int,  # the last step to keep
