@@ -335,7 +335,7 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.story or due.evaluation and not due.end:
                 row |= self._evaluate(due.evaluation and not due.end, self.settings.eval_docs)
             if metrics:
-                self.keeper.note(metrics.write, **row)
+                self.keeper.record(metrics.write, **row)
             if due.checkpoint and not due.end:
                 self.save()
             self._show(bar, row)
@@ -352,7 +352,7 @@ def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
         text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
-            self.keeper.note(append_story, self.out, step=self.step, **line)
+            self.keeper.record(append_story, self.out, step=self.step, **line)
         if with_figures:
             self.stepper.release_memory()
     return found
@@ -365,10 +365,12 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
     if not self.world.from_first(float(missing))[0]:
         return row
     if metrics:
-        self.keeper.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
+        self.keeper.record(
+            cut_rows, self.out / SAMPLES_FILE, self.step - 1
+        )  # a killed process may have told this story
     row = {**row, **self._evaluate(True, None)}
     if metrics:
-        self.keeper.note(metrics.replace, row)
+        self.keeper.record(metrics.replace, row)
     return row
 
 # %% ../nbs/13_trainer.ipynb #y8749

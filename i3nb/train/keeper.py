@@ -27,7 +27,7 @@ from i3nb.base.files import (
     write_atomic,
 )
 from ..core import I3Config
-from ..monitor.log import read_metrics, records_checksums
+from ..monitor.log import read_metrics, records_checksums, tell_gaps
 from ..sparsity import remove_pruned_heads
 from i3nb.train.checkpoints import (
     check_checkpoint,
@@ -130,6 +130,11 @@ class RunKeeper:
         "Raise `I3Error` if the run folder is no longer the one that is held."
         if self.lock:
             self.lock.check()
+
+    def record(self, write, *args, **kwargs):
+        "Write a record into the folder that is held; a disk that refuses is said once, and does not end the run."
+        self.check()
+        self.note(write, *args, **kwargs)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -247,3 +252,4 @@ def save_the_end(
         if self.saved != step:
             elsewhere = saved_elsewhere(self.write_checkpoint)
         raise I3Error(why_unsaved(self.run, step, self.checkpoint_bytes, e, elsewhere)) from e
+    tell_gaps(self.run, self.training.step, self.say)
