@@ -316,9 +316,10 @@ def _fit_and_record(self: Trainer, stop) -> dict:
     try:
         resume_records(self.out, self.step, self.say, self.keeper.records)
         with self.world.together(), MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
+            self.keeper.metrics = metrics
             row = self._loop(metrics, stop)
             finished = self.progress_made >= 1  # whatever was asked for since
-            self.keeper.save_the_end(metrics, is_finished=finished)
+            self.keeper.save_the_end(is_finished=finished)
         if not finished:
             self.say(f'stopped by {stop.asked} after step {self.step}, saved; run the same command again to go on')
         self.keeper.end('finished' if finished else 'stopped')
@@ -372,7 +373,7 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.story or due.evaluation and not due.end:
                 row |= self._evaluate(due.evaluation and not due.end, self.settings.eval_docs)
             if metrics:
-                self.keeper.note(metrics.write, **row)
+                self.keeper.record(metrics.write, **row)
             if due.checkpoint and not due.end:
                 self.save()
             self.bar.show(row, self.work_done)
@@ -392,7 +393,7 @@ def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
         text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
-            self.keeper.note(append_story, self.out, step=self.step, **line)
+            self.keeper.record(append_story, self.out, step=self.step, **line)
         if with_figures:
             self.stepper.release_memory()
     return found
@@ -405,11 +406,12 @@ def _last_evaluation(self: Trainer, metrics, row: dict) -> dict:
     if not self.world.from_first(float(missing))[0]:
         return row
     if metrics:
-        self.keeper.note(cut_rows, self.out / SAMPLES_FILE, self.step - 1)  # a killed process may have told this story
+        self.keeper.record(
+            cut_rows, self.out / SAMPLES_FILE, self.step - 1
+        )  # a killed process may have told this story
     row = {**row, **self._evaluate(True, None)}
     if metrics:
-        self.keeper.note(metrics.truncate_after, self.step - 1)
-        self.keeper.note(metrics.write, **row)
+        self.keeper.record(metrics.replace, row)
     return row
 
 # %% ../nbs/13_trainer.ipynb #y8749

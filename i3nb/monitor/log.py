@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['metrics_line', 'MetricsTail', 'read_metrics', 'to_columns', 'cut_rows', 'rows_checksum', 'records_checksums',
-           'resume_records', 'MetricsWriter']
+           'tell_gaps', 'resume_records', 'MetricsWriter']
 
 # %% ../../nbs/monitor/02_log.ipynb #m0203
 import json
@@ -160,6 +160,17 @@ def records_checksums(
     return {'before': step} | {name: rows_checksum(Path(run) / name, step) for name in (METRICS_FILE, SAMPLES_FILE)}
 
 
+def tell_gaps(
+    run,  # the run's folder
+    step: int,  # steps done
+    say=print,  # called with a line if rows are missing
+):
+    "Say how many steps have no row in `metrics.jsonl`."
+    found = {row['step'] for row in read_metrics(Path(run) / METRICS_FILE)}
+    if missing := sum(i not in found for i in range(1, step + 1)):
+        say(f'{METRICS_FILE}: {missing} of {step} rows are missing; the curves have gaps, the training has none')
+
+
 def resume_records(
     run,  # the run's folder
     step: int,  # the step it goes on after
@@ -173,9 +184,7 @@ def resume_records(
             say(f'{name}: {damaged} damaged lines, now in {name}.damaged')
         elif known.get(name) not in (None, rows_checksum(path, known.get('before', 0))):
             say(f'{name}: its lines are not those of the time when step {step} was saved; they are shown as they are')
-    found = {row['step'] for row in read_metrics(Path(run) / METRICS_FILE)}
-    if missing := sum(i not in found for i in range(1, step + 1)):
-        say(f'{METRICS_FILE}: {missing} of {step} rows are missing; the curves have gaps, the training has none')
+    tell_gaps(run, step, say)
 
 # %% ../../nbs/monitor/02_log.ipynb #c044
 class MetricsWriter:
@@ -236,6 +245,25 @@ class MetricsWriter:
             raise I3Error(f'{str(self.path)!r}: this writer is closed; open a new MetricsWriter')
         self.waiting += (metrics_line({**(row or {}), **more}) + '\n').encode()
         self._guard(self.flush)
+
+    def replace(
+        self,
+        row: dict,  # of the last step
+    ):
+        "Put a row in the place of the one of its step, in one atomic replacement. After an `I3Error` it waits."
+        line = (metrics_line(row) + '\n').encode()
+        try:
+            self._guard(self._put_last, row['step'], line)
+        except I3Error:
+            self.waiting += line  # whoever reads takes the later row of a step
+            raise
+
+    def _put_last(self, step: int, line: bytes):
+        "Rewrite the file with `line` in the place of the rows of `step` and later."
+        self.flush()
+        before = self.path.read_bytes().splitlines(True)
+        kept = [old for old in before if (row := _parse(old)) and row['step'] < step]
+        write_atomic(self.path, b''.join(kept) + line)
 
     def truncate_after(
         self,

@@ -26,7 +26,7 @@ from i3nb.base.files import (
     write_atomic,
 )
 from ..core import I3Config
-from ..monitor.log import MetricsWriter, read_metrics, records_checksums
+from ..monitor.log import read_metrics, records_checksums, tell_gaps
 from ..sparsity import remove_pruned_heads
 from i3nb.train.checkpoints import (
     check_checkpoint,
@@ -34,6 +34,7 @@ from i3nb.train.checkpoints import (
     lacking_room,
     last_good_checkpoint,
     link_weights,
+    make_room,
     save_checkpoint,
     step_folders,
     tensor_bytes,
@@ -114,7 +115,7 @@ class RunKeeper:
         say=print,  # called with a line for the user
     ):
         self.run, self.training, self.say = Path(run), training, say
-        self.lock, self.note = None, Notes(say)
+        self.lock, self.note, self.metrics = None, Notes(say), None  # `metrics`: a `MetricsWriter` while there is one
         self.saved, self.records = 0, {}  # the step of the last checkpoint, and checksums of metrics and stories there
 
     @contextlib.contextmanager
@@ -129,6 +130,11 @@ class RunKeeper:
         if self.lock:
             self.lock.check()
 
+    def record(self, write, *args, **kwargs):
+        "Write a record into the folder that is held; a disk that refuses is said once, and does not end the run."
+        self.check()
+        self.note(write, *args, **kwargs)
+
     @property
     def checkpoint_bytes(self) -> int:
         "The size of a checkpoint's tensors."
@@ -139,15 +145,25 @@ class RunKeeper:
         t = self.training
         return save_checkpoint(run, t.step, t.cfg, t.model.state_dict(), t.state_dict())
 
+    def _write(self):
+        "Write a checkpoint that is not ahead of its records: rows that a full disk has refused so far come first."
+        if self.metrics:
+            try:
+                self.metrics.flush()
+            except OSError:
+                if not make_room(self.run):
+                    raise
+                self.metrics.flush()
+        self.write_checkpoint(self.run)
+        self.saved = self.training.step
+
     def save(self):
         "Write a checkpoint; a disk that refuses is reported, and the last good checkpoint stays."
         self.check()
-        step = self.training.step
         try:
-            self.write_checkpoint(self.run)
-            self.saved = step
+            self._write()
         except OSError as e:
-            why = e.strerror or e
+            step, why = self.training.step, e.strerror or e
             self.say(f'step {step}: no checkpoint was written ({why}); the last good one stays; free some space')
 
     def end(self, state: str, message: str = None):
@@ -210,12 +226,12 @@ def save_model(self: RunKeeper):
 
 
 @patch
-def _save_all(self: RunKeeper, metrics: MetricsWriter, is_finished: bool):
+def _save_all(self: RunKeeper, is_finished: bool):
     "Save what is not on the disk yet."
     if self.saved != self.training.step:
-        self.write_checkpoint(self.run)
-        self.saved = self.training.step
-    metrics.flush()
+        self._write()
+    if self.metrics:
+        self.metrics.flush()
     if is_finished:
         self.save_model()
 
@@ -223,15 +239,15 @@ def _save_all(self: RunKeeper, metrics: MetricsWriter, is_finished: bool):
 @patch
 def save_the_end(
     self: RunKeeper,
-    metrics: MetricsWriter,  # of this run
     is_finished: bool,  # the model is saved, too
 ):
     "Save the last checkpoint, metrics and model. Where the disk refuses to the end, an `I3Error` says how to go on."
     self.check()
     try:
-        insist(lambda: self._save_all(metrics, is_finished), self.say, self.waits)
+        insist(lambda: self._save_all(is_finished), self.say, self.waits)
     except OSError as e:
         step, elsewhere = self.training.step, None
         if self.saved != step:
             elsewhere = saved_elsewhere(self.write_checkpoint)
         raise I3Error(why_unsaved(self.run, step, self.checkpoint_bytes, e, elsewhere)) from e
+    tell_gaps(self.run, self.training.step, self.say)
