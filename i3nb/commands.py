@@ -226,9 +226,9 @@ def _print_results(
     try:
         plot_run(out, out / PLOT_FILE)
         print(f'curves: {out / PLOT_FILE}')
+        print(f'model card: {write_card(out)}')
     except (OSError, I3Error) as e:
-        print(f'curves: none ({e})')
-    print(f'model card: {write_card(out)}')
+        print(f'no curves, or no model card: {e}')
     figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
     if all(x is not None and math.isfinite(x) for x in figures):
         print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))

@@ -19,14 +19,19 @@ import shutil
 import tempfile
 import zlib
 from pathlib import Path
-import psutil
 from .commands import I3Error
+from .identity import process_birth
 from .trust import parse_json, read_plain
 
 # %% ../../nbs/base/02_files.ipynb #c009
+def _writer(pid: int) -> str:
+    "A process in a name: its number, and a checksum of its birth."
+    return f'{pid}-{zlib.crc32((process_birth(pid) or "").encode()):08x}'
+
+
 def unfinished_name(path) -> str:
     "A hidden name for what will be the file `path`: no other process and no other call has it."
-    return f'.{Path(path).name[:200]}.{os.getpid()}-{secrets.token_hex(4)}'
+    return f'.{Path(path).name[:200]}.{_writer(os.getpid())}-{secrets.token_hex(4)}'
 
 
 def flush_to_disk(path):
@@ -74,7 +79,7 @@ def scratch_folder(
     parent,  # a folder that is there
 ):
     "An empty hidden folder in `parent`, removed at the end."
-    work = Path(parent) / f'.saving-{os.getpid()}-{secrets.token_hex(4)}'
+    work = Path(parent) / f'.saving-{_writer(os.getpid())}-{secrets.token_hex(4)}'
     work.mkdir()
     try:
         yield work
@@ -160,27 +165,17 @@ EXIT_FILE = '.exit'  # the status that the process ended with: written by its sh
 PLOT_FILE = 'plot.png'  # the curves: written by `i3nb_train`
 
 # %% ../../nbs/base/02_files.ipynb #c8acb6e
-_UNFINISHED = re.compile(r'\.(?:saving|copying)-(?:(\d+)-)?\w+|\..+\.(\d+)-[0-9a-f]{8}')  # 1, 2: the process's number
+_UNFINISHED = re.compile(r'\.(?:saving-|.+\.)((\d+)-[0-9a-f]{8})-[0-9a-f]{8}')  # 1: the writer; 2: its number
 _UNFINISHED_BEFORE = re.compile(  # how earlier versions of this library named them
-    r'\.(?:[a-z_]+\.(?:json|jsonl|safetensors|png|svg|txt)|MODEL_CARD\.md)\.[a-z0-9_]{8}|\.model\.tmp'
+    r'\.(?:[a-z_]+\.(?:json|jsonl|safetensors|png|svg|txt)|MODEL_CARD\.md)\.[a-z0-9_]{8}'
+    r'|\.(?:saving|copying)-[a-z0-9_]{8}|\.model\.tmp'
 )
-
-
-def _is_being_written(path: Path, pid: int) -> bool:
-    "Whether the process of that number still lives, and lived when `path` was made."
-    try:
-        process = psutil.Process(pid)
-        began = process.create_time() - 5  # this and the time of a file are rounded
-        return process.status() != psutil.STATUS_ZOMBIE and began < path.stat().st_mtime
-    except (psutil.Error, OSError):
-        return False
 
 
 def _is_litter(path: Path) -> bool:
     "Whether a name says that nobody has finished this, and nobody will."
     if found := _UNFINISHED.fullmatch(path.name):
-        pid = found[1] or found[2]
-        return not pid or not _is_being_written(path, int(pid))
+        return found[1] != _writer(int(found[2]))
     return bool(_UNFINISHED_BEFORE.fullmatch(path.name))
 
 
