@@ -20,6 +20,7 @@ from .core import I3Config, param_count
 from .data.files import ReadOptions
 from .data.preparation import prepare
 from .data.sources import absolute_spec, open_sources, resolve_spec, tell_reading
+from .generate import print_text
 from .kernels.native import problem
 from .model import I3Model
 from .monitor.log import read_metrics
@@ -236,7 +237,7 @@ def _print_results(
         print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
     stories = [row['text'] for row in read_metrics(out / SAMPLES_FILE) if isinstance(row.get('text'), str)]
     if stories:
-        print(f'\n{stories[-1]}')
+        print_text(f'\n{stories[-1]}\n')
 
 # %% ../nbs/14_commands.ipynb #c088
 @call_parse

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import math
 import os
+import re
 import sys
 from typing import Annotated, Iterator
 import torch
@@ -229,15 +230,20 @@ def _draws(seed, n):
     return lambda row: torch.rand((), generator=gens[row], dtype=torch.double).item()
 
 # %% ../nbs/08_generate.ipynb #c060
+def _without_halves(text: str) -> str:
+    "The text with U+FFFD for each lone surrogate."
+    return re.sub('[\ud800-\udfff]', '\ufffd', text)
+
+
 def _pieces(tokens, tokenizer, prompts, echo):
     "Text of each row, a list per step; the first is that of the prompts themselves (if `echo`)."
     streams = [tokenizer.stream() for _ in prompts]
-    start = [''.join(map(s.push, ids)) for s, ids in zip(streams, prompts)]
+    start = [_without_halves(''.join(map(s.push, ids))) for s, ids in zip(streams, prompts)]
     if echo:
         yield start
     for new in tokens:
-        yield [s.push(new[r]) if r in new else '' for r, s in enumerate(streams)]
-    yield [s.end() for s in streams]
+        yield [_without_halves(s.push(new[r])) if r in new else '' for r, s in enumerate(streams)]
+    yield [_without_halves(s.end()) for s in streams]
 
 # %% ../nbs/08_generate.ipynb #c063
 def generate(
