@@ -389,6 +389,8 @@ def read_rules(
         raise I3Error(f'{path} cannot be read ({e.strerror}); {REMEDY}') from None
     except ValueError:
         raise I3Error(f'{path} is damaged (no valid JSON); {REMEDY}') from None
+    except I3Error as e:
+        raise I3Error(f'{path} cannot be read ({e}); {REMEDY}') from None
     if not isinstance(d, dict) or d.get('format') != FORMAT:
         raise I3Error(f'{path} is not a {FORMAT} file; {REMEDY}')
     if d.get('version') != VERSION:

@@ -19,6 +19,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+import psutil
 from ..base.cache import write_problem
 from ..base.commands import I3Error
 from ..base.progress import progress_bar
@@ -262,13 +263,6 @@ def build_checked(
     return meta | dict(notes=notes)
 
 # %% ../../nbs/data/07_preparation.ipynb #c072
-def _runs(pid):
-    "Whether a process of this machine still runs."
-    import psutil
-
-    return psutil.pid_exists(pid)
-
-
 def is_complete(
     folder,
     asked: dict,  # from `DataPlan.asked`
@@ -293,7 +287,7 @@ def _remove_killed(parent, host):
     "Remove what killed builds left."
     for old in parent.glob(f'.build-{host}-*'):
         pid = old.name.split('-')[-2]
-        if not (pid.isdigit() and _runs(int(pid))):
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
             shutil.rmtree(old, ignore_errors=True)
 
 
