@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
 [ $# -gt 0 ] || set -- nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09 nbs/data/11 nbs/monitor/14
 
-# Of `fastcore>=1.8.0,<3` the oldest is `fastcore==1.8.0`.
+# Of `fastcore>=1.8.8,<3` the oldest is `fastcore==1.8.8`.
 wanted() {
     "$python" - "$1" <<'PYTHON'
 import configparser, re, sys
