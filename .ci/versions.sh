@@ -12,7 +12,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
-[ $# -gt 0 ] || set -- nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09 nbs/data/11 nbs/monitor/14
+[ $# -gt 0 ] || set -- nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09 nbs/data/11 nbs/monitor/13
 
 # Of `fastcore>=1.8.8,<3` the oldest is `fastcore==1.8.8`.
 wanted() {
