@@ -26,7 +26,7 @@ from .model import I3Model
 from .monitor.log import read_metrics
 from .monitor.plots import plot_run
 from .tokenizer import ChunkTokenizer
-from .train.card import NOT_IN_NAME, model_name, run_config, write_card
+from .train.card import CARD_FILE, NOT_IN_NAME, model_name, run_config, write_card
 from .train.checkpoints import run_rows
 from .train.evaluate import evaluate
 from .train.processes import World, run_processes
@@ -212,7 +212,8 @@ def _print_end(
     out, streams = trainer.out, trainer.data.train
     tokens, docs = (sum(map(count, streams)) for count in (len, lambda s: s.n_docs))
     write_status(out, train_tokens=tokens, train_docs=docs)
-    if was_finished and not trainer.bar.steps:
+    is_told = all((out / name).exists() for name in (PLOT_FILE, CARD_FILE))  # the run may have been killed before
+    if was_finished and is_told and not trainer.bar.steps:
         print(f'{out} is finished after step {trainer.step}: nothing was left to do')
     else:
         _print_results(out, row)

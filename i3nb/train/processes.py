@@ -38,6 +38,8 @@ def _end_with_launcher():
 
 def _is_loss(e: Exception) -> bool:
     "Whether an error comes from the network between processes."
+    if 'already in use' in str(e):
+        return False  # the port is taken, which has nothing to do with the others
     return isinstance(e, dist.DistError) or 'gloo' in str(e)
 
 
@@ -61,10 +63,15 @@ class World:
             _end_with_launcher()
             if self.is_orphan:
                 raise SystemExit(1)  # it has ended before it could be noticed
-            World.store = next(rendezvous('env://'))[0]
-            where = dict(store=dist.PrefixStore('group', self.store), rank=self.rank, world_size=self.size)
-            backend = 'nccl' if self.device.type == 'cuda' else 'gloo'
-            dist.init_process_group(backend, timeout=timedelta(hours=1), **where)
+            with self.together():  # one may end before all have met
+                self._meet()
+
+    def _meet(self):
+        "Find the other processes."
+        World.store = next(rendezvous('env://'))[0]
+        where = dict(store=dist.PrefixStore('group', self.store), rank=self.rank, world_size=self.size)
+        backend = 'nccl' if self.device.type == 'cuda' else 'gloo'
+        dist.init_process_group(backend, timeout=timedelta(hours=1), **where)
 
     @property
     def first(self) -> bool:
