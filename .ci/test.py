@@ -26,6 +26,10 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the library beside this script
+
+from i3nb.base.identity import processor_seconds  # noqa: E402
+
 INI = configparser.ConfigParser(delimiters=['='])
 INI.read(ROOT / 'settings.ini', encoding='utf-8')
 CFG = INI['DEFAULT']
@@ -190,18 +194,6 @@ def code_cells(path):
 
 
 # --- many notebooks ---
-
-
-def processor_seconds(pid):
-    "Processor time of a process, of those that it started, and of those that have ended and were waited for"
-    total = 0.0
-    try:
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
-            total += sum(process.cpu_times()[:4])
-    except psutil.Error:
-        pass  # one of them has just ended
-    return total
 
 
 class Patience:

@@ -26,7 +26,7 @@ import torch
 import i3nb
 from ..base.cache import cache_root
 from ..base.commands import I3Error
-from ..base.files import write_atomic
+from ..base.files import load_json, write_atomic
 from ..base.forms import load_forms
 from ..base.processors import usable_cpus
 
@@ -71,9 +71,11 @@ def _turn(wait: float = 60.0):
         while time.monotonic() < end:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 time.sleep(0.02)
                 continue
+            except OSError:
+                pass  # a file system without locks
             break
         yield
 
@@ -218,7 +220,7 @@ def results_file(device) -> Path:
 def read_results(device) -> dict:
     "The results of `device`, as `{part: {form: {'ms': …} or {'why': …}}}`; empty where there are none."
     try:
-        kept = json.loads(results_file(device).read_text())
+        kept = load_json(results_file(device))
     except (OSError, ValueError, I3Error):
         return {}
     fits = isinstance(kept, dict) and kept.get('key') == card_key(device)

@@ -45,7 +45,7 @@ def read_stories(
 ) -> str:
     "What the model wrote, step by step."
     try:
-        lines = (Path(folder) / SAMPLES_FILE).read_text().splitlines()
+        lines = (Path(folder) / SAMPLES_FILE).read_text('utf-8', 'replace').splitlines()
     except OSError:
         lines = []
     stories = []

@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['outputs_and_grads', 'worst', 'rand_inputs', 'scan_grads', 'gru_inputs', 'message', 'hostile_text', 'exact_counts',
-           'toy_model', 'best_milliseconds', 'processor_seconds', 'wait_for', 'FakeNvml', 'full_disk',
-           'PoisonedGradients', 'GraphRehearsal']
+           'toy_model', 'best_milliseconds', 'wait_for', 'FakeNvml', 'full_disk', 'PoisonedGradients', 'GraphRehearsal']
 
 # %% ../../nbs/testing/02_helpers.ipynb #h14195
 import subprocess
 import time
 from collections import Counter
 from pathlib import Path
-import psutil
 import torch
 import torch.nn.functional as F
 from ..base.commands import I3Error
+from ..base.identity import processor_seconds
 from ..chunks import cut, segments_ref
 from ..core import I3Config
 from ..model import I3Model
@@ -153,18 +152,6 @@ def best_milliseconds(
     return best * 1e3
 
 # %% ../../nbs/testing/02_helpers.ipynb #cb51258
-def processor_seconds(pid: int) -> float:
-    "Processor time of a process, of its descendants, and of those that have ended and were waited for."
-    total = 0.0
-    try:
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
-            total += sum(process.cpu_times()[:4])
-    except psutil.Error:
-        pass  # one of them has just ended
-    return total
-
-
 def wait_for(
     process: subprocess.Popen,
     condition,  # is called until it is true
