@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MOST_JSON', 'CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRICS_FILE', 'SAMPLES_FILE', 'SETTINGS_FILE',
            'STATUS_FILE', 'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'MANIFEST_FILE', 'STOP_REQUEST',
-           'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'unfinished_name', 'flush_to_disk',
-           'replacing', 'write_atomic', 'scratch_folder', 'building_folder', 'append_whole', 'checksum', 'load_json',
-           'read_json', 'sweep_unfinished']
+           'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'writer_mark', 'unfinished_name',
+           'flush_to_disk', 'replacing', 'write_atomic', 'scratch_folder', 'building_folder', 'append_whole',
+           'checksum', 'load_json', 'read_json', 'sweep_unfinished']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
 import contextlib
@@ -24,14 +24,14 @@ from .identity import process_birth
 from .trust import parse_json, read_plain
 
 # %% ../../nbs/base/02_files.ipynb #c009
-def _writer(pid: int) -> str:
-    "A process in a name: its number, and a checksum of its birth."
+def writer_mark(pid: int) -> str:
+    "A process as a part of a name: its number, and a checksum of its birth, as numbers are used again."
     return f'{pid}-{zlib.crc32((process_birth(pid) or "").encode()):08x}'
 
 
 def unfinished_name(path) -> str:
     "A hidden name for what will be the file `path`: no other process and no other call has it."
-    return f'.{Path(path).name[:200]}.{_writer(os.getpid())}-{secrets.token_hex(4)}'
+    return f'.{Path(path).name[:200]}.{writer_mark(os.getpid())}-{secrets.token_hex(4)}'
 
 
 def flush_to_disk(path):
@@ -79,7 +79,7 @@ def scratch_folder(
     parent,  # a folder that is there
 ):
     "An empty hidden folder in `parent`, removed at the end."
-    work = Path(parent) / f'.saving-{_writer(os.getpid())}-{secrets.token_hex(4)}'
+    work = Path(parent) / f'.saving-{writer_mark(os.getpid())}-{secrets.token_hex(4)}'
     work.mkdir()
     try:
         yield work
@@ -175,7 +175,7 @@ _UNFINISHED_BEFORE = re.compile(  # how earlier versions of this library named t
 def _is_litter(path: Path) -> bool:
     "Whether a name says that nobody has finished this, and nobody will."
     if found := _UNFINISHED.fullmatch(path.name):
-        return found[1] != _writer(int(found[2]))
+        return found[1] != writer_mark(int(found[2]))
     return bool(_UNFINISHED_BEFORE.fullmatch(path.name))
 
 

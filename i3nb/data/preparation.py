@@ -19,9 +19,9 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-import psutil
 from ..base.cache import write_problem
 from ..base.commands import I3Error
+from ..base.files import writer_mark
 from ..base.progress import progress_bar
 from ..base.signals import Interrupted
 from ..core import I3Config
@@ -286,8 +286,8 @@ def _remove(path):
 def _remove_killed(parent, host):
     "Remove what killed builds left."
     for old in parent.glob(f'.build-{host}-*'):
-        pid = old.name.split('-')[-2]
-        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+        pid, birth = ['', *old.name.split('-')][-3:-1]
+        if not pid.isdigit() or writer_mark(int(pid)) != f'{pid}-{birth}':
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -302,7 +302,7 @@ def fresh_folder(
         raise I3Error(f'data: the cache {str(final.parent)!r} cannot be written ({why}); {remedy}')
     host = socket.gethostname()
     _remove_killed(final.parent, host)
-    work = final.parent / f'.build-{host}-{os.getpid()}-{threading.get_ident()}'
+    work = final.parent / f'.build-{host}-{writer_mark(os.getpid())}-{threading.get_ident()}'
     work.mkdir()
     try:
         yield work
