@@ -132,6 +132,58 @@ def _check_processes(processes: int, batch_size: int):
     if batch_size % processes:
         raise I3Error(f'--processes {processes} does not divide --batch_size {batch_size}; choose a divisor of it')
 
+# %% ../nbs/14_commands.ipynb #c5dab18
+def _print_start(name: str, prepared, trainer: Trainer):
+    "What is trained, on what, and until when."
+    vocabulary, tokens, s = prepared.tokenizer.vocab_size, sum(map(len, prepared.train)), trainer.settings
+    ends = ' or '.join(f'{n:,} {unit}' for n, unit in ((s.iters, 'steps'), (s.minutes, 'minutes')) if n)
+    print(
+        f'{name}: {trainer.params:,} parameters, {vocabulary:,} chunks, {tokens:,} training tokens; ends after {ends}'
+    )
+    if prepared.synthetic:
+        print('data: the embedded story grammar: no figure of this run is a result')
+    if trainer.device.type == 'cpu' and (why := problem()):
+        print(f'note: {why}')
+
+
+def _print_end(
+    trainer: Trainer,  # after `fit`
+    row: dict,  # the last row of metrics
+    was_finished: bool,  # before this command
+    longer: str,  # the command that trains on
+):
+    "What has come of the run, unless that was told before; and what can be done next."
+    out, streams = trainer.out, trainer.data.train
+    tokens, docs = (sum(map(count, streams)) for count in (len, lambda s: s.n_docs))
+    write_status(out, train_tokens=tokens, train_docs=docs)
+    is_told = all((out / name).exists() for name in (PLOT_FILE, CARD_FILE))  # the run may have been killed before
+    if was_finished and is_told and not trainer.bar.steps:
+        print(f'{out} is finished after step {trainer.step}: nothing was left to do')
+    else:
+        _print_results(out, row)
+    print(*next_steps(out, trainer.step, trainer.settings.prompt, longer, trainer.progress_made >= 1), sep='\n')
+
+
+def _print_results(
+    out: Path,  # the run folder
+    row: dict,  # the last row of metrics
+):
+    "Draw the curves, write the model card; print where they are, the validation figures, and a story."
+    try:
+        plot_run(out, out / PLOT_FILE)
+        print(f'curves: {out / PLOT_FILE}')
+        print(f'model card: {write_card(out)}')
+    except (OSError, I3Error) as e:
+        print(f'no curves, or no model card: {e}')
+    figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
+    if all(x is not None and math.isfinite(x) for x in figures):
+        print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))
+    elif figures[0] is not None:
+        print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
+    stories = [row['text'] for row in read_metrics(out / SAMPLES_FILE) if isinstance(row.get('text'), str)]
+    if stories:
+        print_text(f'\n{stories[-1]}\n')
+
 # %% ../nbs/14_commands.ipynb #c086
 @call_parse
 def i3nb_train(
@@ -187,58 +239,6 @@ def i3nb_train(
     was_finished = read_json(Path(out) / STATUS_FILE).get('state') == 'finished'
     row = trainer.fit()
     _print_end(trainer, row, was_finished, longer_command(settings, preset=preset, data=data, out=out))
-
-
-def _print_start(name: str, prepared, trainer: Trainer):
-    "What is trained, on what, and until when."
-    vocabulary, tokens, s = prepared.tokenizer.vocab_size, sum(map(len, prepared.train)), trainer.settings
-    ends = ' or '.join(f'{n:,} {unit}' for n, unit in ((s.iters, 'steps'), (s.minutes, 'minutes')) if n)
-    print(
-        f'{name}: {trainer.params:,} parameters, {vocabulary:,} chunks, {tokens:,} training tokens; ends after {ends}'
-    )
-    if prepared.synthetic:
-        print('data: the embedded story grammar: no figure of this run is a result')
-    if trainer.device.type == 'cpu' and (why := problem()):
-        print(f'note: {why}')
-
-
-def _print_end(
-    trainer: Trainer,  # after `fit`
-    row: dict,  # the last row of metrics
-    was_finished: bool,  # before this command
-    longer: str,  # the command that trains on
-):
-    "What has come of the run, unless that was told before; and what can be done next."
-    out, streams = trainer.out, trainer.data.train
-    tokens, docs = (sum(map(count, streams)) for count in (len, lambda s: s.n_docs))
-    write_status(out, train_tokens=tokens, train_docs=docs)
-    is_told = all((out / name).exists() for name in (PLOT_FILE, CARD_FILE))  # the run may have been killed before
-    if was_finished and is_told and not trainer.bar.steps:
-        print(f'{out} is finished after step {trainer.step}: nothing was left to do')
-    else:
-        _print_results(out, row)
-    print(*next_steps(out, trainer.step, trainer.settings.prompt, longer, trainer.progress_made >= 1), sep='\n')
-
-
-def _print_results(
-    out: Path,  # the run folder
-    row: dict,  # the last row of metrics
-):
-    "Draw the curves, write the model card; print where they are, the validation figures, and a story."
-    try:
-        plot_run(out, out / PLOT_FILE)
-        print(f'curves: {out / PLOT_FILE}')
-        print(f'model card: {write_card(out)}')
-    except (OSError, I3Error) as e:
-        print(f'no curves, or no model card: {e}')
-    figures = [row.get(key) for key in ('val_loss', 'val_ppl', 'val_bits_per_byte')]
-    if all(x is not None and math.isfinite(x) for x in figures):
-        print('validation: loss {:.3f}, perplexity {:.2f}, {:.3f} bits per byte'.format(*figures))
-    elif figures[0] is not None:
-        print(f'validation: loss {figures[0]}: the numbers overflowed; start again with a lower --lr')
-    stories = [row['text'] for row in read_metrics(out / SAMPLES_FILE) if isinstance(row.get('text'), str)]
-    if stories:
-        print_text(f'\n{stories[-1]}\n')
 
 # %% ../nbs/14_commands.ipynb #c088
 @call_parse

@@ -218,7 +218,7 @@ class Decoder:
             raise ValueError(f'{self.replaced / self.given:.0%} of it would be replaced')
         return text.replace(NO_TEXT, SIGN).replace('\0', SIGN)
 
-# %% ../../nbs/data/01_files.ipynb #f6f8e33
+# %% ../../nbs/data/01_files.ipynb #c9caa6a
 def check_regular(
     path,  # what the user named
 ):
@@ -233,7 +233,7 @@ def check_regular(
             kind, remedy = 'folder', 'give a file in it'
         raise FileError(path, f'is a {kind}', remedy, kind)
 
-
+# %% ../../nbs/data/01_files.ipynb #f6f8e33
 class DataFile:
     "A file as blocks of text."
 

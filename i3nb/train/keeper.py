@@ -104,7 +104,7 @@ def why_unsaved(
 
 # %% ../../nbs/train/13_keeper.ipynb #c87c7a8
 class RunKeeper:
-    "Process 0's hands on a run folder."
+    "Holds a run folder for process 0, and writes into it what the run needs to go on."
 
     waits = WAITS
 
