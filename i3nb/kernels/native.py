@@ -266,7 +266,7 @@ def _examine(command: tuple) -> Compiler:
         why = _why(e)
     if why:
         said = f'the C compiler {name!r} does not work ({why})'
-        return Compiler(command, problem=f'{said}: a CPU trains about half as fast; {INSTALL}')
+        return Compiler(command, problem=f'{said}: a CPU trains at most half as fast; {INSTALL}')
     asked = ' '.join(_attempts()[0])
     slower = f'the C compiler {name!r} fails with {asked} ({first}): its code is slower' if first else None
     return Compiler(command, tuple(map(tuple, attempts)), slower)
@@ -275,11 +275,11 @@ def _examine(command: tuple) -> Compiler:
 def find_compiler() -> Compiler:
     "This machine's C compiler, and whether it works."
     if os.environ.get('I3NB_NATIVE') == '0':
-        return Compiler(problem='I3NB_NATIVE=0 switches compiled code off: a CPU trains about half as fast; unset it')
+        return Compiler(problem='I3NB_NATIVE=0 switches compiled code off: a CPU trains at most half as fast; unset it')
     if os.name != 'posix':
-        return Compiler(problem='compiled code is not made on this system: a CPU trains about half as fast')
+        return Compiler(problem='compiled code is not made on this system: a CPU trains at most half as fast')
     if not (command := _compiler()):
-        return Compiler(problem=f'there is no C compiler: a CPU trains about half as fast; {INSTALL}')
+        return Compiler(problem=f'there is no C compiler: a CPU trains at most half as fast; {INSTALL}')
     return _examine(command)
 
 
