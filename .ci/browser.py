@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Open the kernel notebook in JupyterLab in headless Chromium, run it, see the figure change, stop the run cleanly.
+"""Open the kernel notebook in JupyterLab in headless Chromium, run it, see the figure change, stop the run cleanly, and
+write with the model in its box.
 
-    python .ci/browser.py FOLDER [--notebook kaggle/NAME.ipynb] [--minutes 1.5] [--theme light|dark] [--keep]
+    python .ci/browser.py FOLDER [--notebook kaggle/NAME.ipynb] [--minutes 15] [--theme light|dark] [--keep]
+    python .ci/browser.py FOLDER --box MODEL    # the box alone, with a model that is there
 
 FOLDER gets screenshots (01-… .png) and the notebook as the page saved it. Needs what `make env` installs, and: Debian's
 `chromium` and `chromium-driver`, and `pip install selenium`. Status 0: all went as promised; 1: it did
@@ -50,10 +52,16 @@ train = subprocess.Popen(
     stdout=open(run + '.log', 'w'), stderr=subprocess.STDOUT, start_new_session=True)
 state = watch(run, process=train)"""
 AFTER = 'print("the next cell ran, state:", state)'
+BOX = """import os
+from i3nb.monitor.write_box import write_box
+box = write_box(os.environ['I3NB_BROWSER_RUN'])"""
+
+
+BEGAN = time.monotonic()
 
 
 def say(*what):
-    print('[browser]', *what, flush=True)
+    print(f'[browser] {time.monotonic() - BEGAN:4.0f} s', *what, flush=True)
 
 
 def need():
@@ -69,14 +77,10 @@ def need():
         sys.exit(77)
 
 
-def demo_notebook(path: Path):
+def demo_notebook(path: Path, *sources: str):
     import nbformat
 
-    cells = [
-        nbformat.v4.new_markdown_cell('# Browser test\n\nA tiny real run, watched.'),
-        nbformat.v4.new_code_cell(DEMO),
-        nbformat.v4.new_code_cell(AFTER),
-    ]
+    cells = [nbformat.v4.new_markdown_cell('# Browser test'), *map(nbformat.v4.new_code_cell, sources)]
     nbformat.write(
         nbformat.v4.new_notebook(
             cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
@@ -180,13 +184,15 @@ class Page:
         self.shot('missing')
         raise AssertionError(f'not seen in {seconds} s: {what}')
 
-    def shot(self, name: str):
-        "A screenshot, scrolled to the newest dashboard."
+    def shot(self, name: str, at: str = '', block: str = 'start'):
+        "A screenshot, scrolled to the newest dashboard, or to what a selector finds."
         self.js(
-            """const output = '.jp-OutputArea-output ';
-            const seen = document.querySelector(output + 'div[style*="border-radius"]')
+            """const output = '.jp-OutputArea-output ', [at, block] = arguments;
+            const seen = document.querySelector(at || output + 'div[style*="border-radius"]')
                 || document.querySelector(output + 'img');
-            if (seen) seen.scrollIntoView({block: 'start'});"""
+            if (seen) seen.scrollIntoView({block});""",
+            at,
+            block,
         )
         time.sleep(0.5)
         self.n += 1
@@ -224,17 +230,80 @@ KERNEL_READY = """const bar = document.querySelector('.jp-Notebook-ExecutionIndi
 const accept = document.querySelector('.jp-Dialog .jp-mod-accept') || {click(){}};
 return bar && !document.querySelector('.jp-Dialog') || accept.click();"""
 SLIDER_RIGHT = """const slider = document.querySelector('.widget-slider .noUi-handle');
+if (!slider) return false;
 slider.focus();
 for (let i = 0; i < 12; i++)
-    slider.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', keyCode: 39, bubbles: true}));"""
+    slider.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', keyCode: 39, bubbles: true}));
+return true;"""
 
 
-def drive(page: Page, run: Path):
-    "The test itself."
+TYPED = '.jp-OutputArea-output .widget-textarea textarea'
+WRITTEN = 'div[style*="column-reverse"]'
+STORY = f"return document.querySelector('{WRITTEN}')?.innerText"
+BOX_SAYS = "return document.querySelector('.widget-hbox .widget-html span[style*=opacity]')?.innerText || ''"
+LONGEST = """const sliders = [...document.querySelectorAll('.widget-slider')];
+const handle = sliders.find(s => s.innerText.includes('tokens'))?.querySelector('.noUi-handle');
+if (!handle) return false;
+handle.focus();
+handle.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', keyCode: 35, bubbles: true}));
+return true;"""
+STOP_SOON = f"""const story = () => document.querySelector('{WRITTEN}').innerText.length, before = story();
+const stop = {ALL_BUTTONS}.find(b => b.innerText.trim() === 'stop');
+clearInterval(window.stopSoon);  // of a text that ended before it could be stopped
+window.stopSoon = setInterval(() => {{
+    if (story() > before + 40) {{ clearInterval(window.stopSoon); stop.click(); }}
+}}, 10);"""
+
+
+DONE = 'the model wrote on in its box, and was stopped'
+
+
+def start(page: Page):
+    "Run all cells of the notebook."
     page.wait('the notebook', "return document.querySelector('.jp-Notebook .jp-CodeCell')", 120)
     page.wait('a kernel', KERNEL_READY, 60)
     time.sleep(2)
     page.menu('Run', 'Run All Cells')
+
+
+def write_in_box(page: Page):
+    "Type a prompt, have the model write on, stop it, and begin anew."
+    from selenium.webdriver.common.by import By
+
+    page.wait('the box', f"return document.querySelector('{TYPED}')", 120)
+    field = page.web.find_element(By.CSS_SELECTOR, TYPED)
+    page.wait('its prompt', lambda: field.get_attribute('value') == 'Once upon a time', 20)
+    page.shot('box', WRITTEN, 'center')
+    field.clear()
+    field.send_keys('Once upon a time there was a frog')
+    page.press('write on')
+    page.wait('the prompt taken up', lambda: field.get_attribute('value') == '', 60)
+    page.wait('a story', lambda: len(page.js(STORY)) > 60, 60)
+    page.wait('its end', lambda: not page.js(BOX_SAYS).startswith('writing'), 120)
+    assert page.js(STORY).startswith('Once upon a time there was a frog')
+    page.shot('story', WRITTEN, 'center')
+    page.wait('the slider of the length', LONGEST, 20)
+    for word in ('The frog', 'Then', 'One day', 'And', 'But'):  # a text may end before it can be stopped
+        field.send_keys(word)
+        page.js(STOP_SOON)
+        page.press('write on')
+        # Until the words are taken up, the box still says how the text before them ended.
+        page.wait('the words taken up', lambda: field.get_attribute('value') == '', 60)
+        page.wait('the end', lambda: page.js(BOX_SAYS) in ('stopped', 'The model ended the text here.'), 120)
+        if page.js(BOX_SAYS) == 'stopped':
+            break
+    else:
+        raise AssertionError('the answer could not be stopped')
+    before = page.js(STORY)
+    time.sleep(2)
+    assert page.js(STORY) == before, 'it writes on after "stop"'
+    page.shot('written on', WRITTEN, 'center')
+    page.press('new')
+    page.wait('an empty text', lambda: 'will stand here' in page.js(STORY), 20)
+
+
+def drive(page: Page, run: Path):
+    "The run, watched and stopped."
     page.wait(
         'the controls',
         f"return {ALL_BUTTONS}.some(b => b.innerText.includes('stop cleanly'))",
@@ -252,7 +321,7 @@ def drive(page: Page, run: Path):
         assert len(pictures[-1]) == 1
     page.shot('live')
     before = page.js(IMG)
-    page.js(SLIDER_RIGHT)
+    page.wait('the slider', SLIDER_RIGHT, 30)
     page.js("document.querySelectorAll('.widget-checkbox input')[0].click()")
     page.wait('the picture after a click on "log loss"', lambda: page.js(IMG) != before, 30)
     page.press('sample now')
@@ -282,7 +351,9 @@ def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument('folder', type=Path)
     a.add_argument('--notebook', type=Path)
-    a.add_argument('--minutes', default='4')
+    a.add_argument('--box', type=Path)
+    # Far more than the test takes, which stops the run itself: a slow machine draws a picture a minute.
+    a.add_argument('--minutes', default='15')
     a.add_argument('--theme', default='light', choices=['light', 'dark'])
     a.add_argument('--keep', action='store_true')
     a = a.parse_args()
@@ -296,7 +367,7 @@ def main():
     if a.notebook:
         shutil.copy(a.notebook, nb)
     else:
-        demo_notebook(nb)
+        demo_notebook(nb, *([BOX] if a.box else [DEMO, AFTER, BOX]))
     env = {k: v for k, v in os.environ.items() if k not in ('KAGGLE_KERNEL_RUN_TYPE', 'I3NB_WIDGETS')}
     if a.notebook:  # the kernel notebook: tiny, on the embedded grammar, in folders of its own
         for k in ('work', 'scratch', 'input'):
@@ -314,7 +385,7 @@ def main():
         )
         run = lab_dir / 'work' / 'i3-tiny'
     env |= dict(
-        I3NB_BROWSER_RUN=str(run),
+        I3NB_BROWSER_RUN=str(a.box.absolute() if a.box else run),
         I3NB_BROWSER_MINUTES=a.minutes,
         PYTHONPATH=os.pathsep.join([str(ROOT), env.get('PYTHONPATH', '')]).rstrip(os.pathsep),
     )
@@ -324,18 +395,21 @@ def main():
         say('JupyterLab answers')
         page = Page(lab.url('lab/tree/test.ipynb') + '&reset', a.folder, work / 'profile')
         page.demo = not a.notebook
-        drive(page, run)
+        start(page)
+        if not a.box:
+            drive(page, run)
+        write_in_box(page)
         page.menu('File', 'Save Notebook')
         time.sleep(2)
         saved = json.loads(nb.read_text())
         outputs = [o for c in saved['cells'] for o in c.get('outputs', [])]
-        assert sum('image/png' in o.get('data', {}) for o in outputs) == 1, 'the saved notebook must hold one picture'
+        pictures = sum('image/png' in o.get('data', {}) for o in outputs)
+        assert pictures == (0 if a.box else 1), 'the saved notebook must hold one picture'
         assert not [o['ename'] for o in outputs if o['output_type'] == 'error'], 'a cell raised'
-        assert not any('widget-view' in k for o in outputs for k in o.get('data', {})), (
-            'the saved notebook holds a dead widget'
-        )
+        widgets = sum('widget-view' in k for o in outputs for k in o.get('data', {}))
+        assert widgets == 1, 'the saved notebook holds a dead widget, or not the box'
         shutil.copy(nb, a.folder / 'as-saved.ipynb')
-        say('ok: the picture changed, the controls worked, the run stopped cleanly, one picture is left')
+        say('ok: ' + ('' if a.box else 'the picture changed, the controls worked, the run stopped cleanly, ') + DONE)
     except AssertionError as e:
         say('FAILED:', e)
         return 1

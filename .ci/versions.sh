@@ -1,18 +1,18 @@
 #!/bin/sh
-# Runs notebooks with other versions of the libraries than $VENV has: the oldest that settings.ini allows, and the
-# newest.
+# Runs notebooks with other versions of the libraries than $VENV has: the oldest that settings.ini allows, the newest,
+# and the oldest transformers, which excludes the oldest of its companions.
 # Usage: sh .ci/versions.sh [PATTERN ...]     which notebooks, as for .ci/test.py
-#                                             (default: commands, figures, data, widgets)
+#                                             (default: commands, figures, data, widgets; for transformers two of hf/)
 # Reads: VENV   the environment made by .ci/env.sh (default .venv): torch, and whatever settings.ini does not name,
 #               come from it
-#        ONLY   `oldest` or `newest` (default: both)
+#        ONLY   `oldest`, `newest` or `transformers` (default: all)
 # nbdev 2 and fastcore 2 exclude each other, so the newest can only be tested without nbdev. torch is not varied:
 # another one is gigabytes.
 # By hand, with another torch or Python:    make test VENV=/tmp/other TORCH=torch==2.7.1 PYTHON=python3.13
 set -eu
 cd "$(dirname "$0")/.."
 python=${VENV:-.venv}/bin/python
-[ $# -gt 0 ] || set -- nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09 nbs/data/11 nbs/monitor/13
+chosen=$*
 
 # Of `fastcore>=1.8.8,<3` the oldest is `fastcore==1.8.8`.
 wanted() {
@@ -20,8 +20,11 @@ wanted() {
 import configparser, re, sys
 ini = configparser.ConfigParser(delimiters=['='])
 ini.read('settings.ini', encoding='utf-8')
-needs = [r for r in ini['DEFAULT']['requirements'].split() if not r.startswith('torch')]
-print(*[re.sub('>=([^,]+).*', r'==\1', r) if sys.argv[1] == 'oldest' else r for r in needs])
+kind = 'dev_requirements' if sys.argv[1] == 'transformers' else 'requirements'
+needs = [r for r in ini['DEFAULT'][kind].split() if not r.startswith('torch')]
+if kind == 'dev_requirements':
+    needs = [r for r in needs if r.startswith('transformers')]
+print(*[re.sub('>=([^,]+).*', r'==\1', r) if sys.argv[1] != 'newest' else r for r in needs])
 PYTHON
 }
 
@@ -48,23 +51,32 @@ print_facts() {
 JUPYTER_PATH=$("$python" -c 'import sys; print(sys.prefix)')/share/jupyter
 export JUPYTER_PATH
 status=0
-for name in ${ONLY:-oldest newest}; do
+for name in ${ONLY:-oldest newest transformers}; do
+    notebooks='nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09 nbs/data/11 nbs/monitor/13'
+    [ $name != transformers ] || notebooks='nbs/hf/02 nbs/hf/06'
     folder=build/versions/$name
     needs=$(wanted $name)
     if [ ! -f "$folder/.ready" ] || [ "$(cat "$folder/.ready")" != "$(print_facts)" ]; then
         make_venv
     fi
     "$folder/bin/python" - $name <<'PYTHON'
-import importlib, sys
+import importlib, re, sys
 from importlib.metadata import version
 from pathlib import Path
-names = 'torch fastcore numpy datasets ipywidgets safetensors matplotlib'.split()
+names = 'torch fastcore numpy datasets ipywidgets safetensors matplotlib transformers'.split()
 found = [f'{n} {version(n)}' for n in names]
 print(f'\n[versions] {sys.argv[1]}: Python {sys.version.split()[0]}', *found, sep=', ', flush=True)
 sys.path.insert(0, '.')
-for module in sorted(Path('i3nb').rglob('[a-z]*.py')):
+modules = sorted(Path('i3nb').rglob('[a-z]*.py'))
+try:
+    import transformers
+except ImportError as e:  # no requirement of the library: it wants newer companions than the oldest
+    print('[versions] without transformers:', str(e).splitlines()[0], flush=True)
+    modules = [m for m in modules if not re.search('^(from|import) transformers', m.read_text(), re.M)]
+for module in modules:
     importlib.import_module('.'.join(module.with_suffix('').parts))
 PYTHON
-    "$python" .ci/test.py "$@" --python "$folder/bin/python" || status=1
+    # shellcheck disable=SC2086
+    "$python" .ci/test.py ${chosen:-$notebooks} --python "$folder/bin/python" || status=1
 done
 exit $status

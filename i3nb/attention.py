@@ -368,7 +368,7 @@ def _route(self: MultiPatternAttention, x, state):
     "Weights (b, t, p) and the new sum of logits (b, p); in fp32."
     wide = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        logits = F.linear(x.to(wide), self.router.weight.to(wide), self.router.bias.to(wide))  # (b, t, p)
+        logits = self.router(x.to(self.router.weight.dtype)).to(wide)  # (b, t, p)
         before = (None, 0) if state is None else (state.total, state.pos)
         mean, total = running_mean(logits, *before)
         return route_weights(mean if self.cfg.route_by == 'sequence' else logits, self.cfg.route_hard), total

@@ -160,7 +160,9 @@ class PieceCounter:
         self,
         max_pieces=1_000_000,  # entries of the chunk table before it is pruned to half
         max_chars=1 << 22,  # characters between two cuttings of the units
+        cased=False,  # count chunks as they are; else in lower case
     ):
+        self.fold_case = str if cased else str.lower
         self.max_pieces, self.max_chars = max_pieces, max_chars
         self.pieces = Counter()  # chunk -> count
         self.units = Counter()  # unit that follows a space -> count; not cut yet
@@ -201,7 +203,7 @@ class PieceCounter:
         count: int,  # how often it occurred
     ):
         "Cut a unit and count its chunks."
-        for segment in SEGMENT.findall(unit.lower()):
+        for segment in SEGMENT.findall(self.fold_case(unit)):
             for piece in cut(segment):
                 self.pieces[piece] += count
 
@@ -278,7 +280,7 @@ def count_in_tables(**limits) -> PieceCounter:
 
 
 def piece_counter(
-    **limits,  # `max_pieces`, `max_chars`: see `PieceCounter`
+    **limits,  # `max_pieces`, `max_chars`, `cased`: see `PieceCounter`
 ) -> PieceCounter:
     "The fastest counter of chunks that works here."
     return best('piece_counter', CPU)(**limits)

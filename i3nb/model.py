@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MULTIPLIED', 'Block', 'softmax_gradient', 'HeadGradients', 'padded_head', 'linear_cross_entropy', 'I3Output',
-           'I3Model', 'count_pieces', 'as_os_error', 'save_tensors', 'load_tensors', 'check_tensors', 'keys_per_token',
-           'flops_per_token']
+           'make_blocks', 'calm_blocks', 'model_parts', 'I3Model', 'count_pieces', 'as_os_error', 'save_tensors',
+           'load_tensors', 'check_tensors', 'keys_per_token', 'flops_per_token']
 
 # %% ../nbs/07_model.ipynb #c003
 import contextlib
@@ -181,6 +181,37 @@ class I3Output:
         "(b, t, v) scores of the next token."
         return self.head(self.hidden)
 
+# %% ../nbs/07_model.ipynb #hd3c1a70
+def make_blocks(cfg: I3Config) -> nn.ModuleList:
+    "The stack: first the GRU-Mamba blocks, then those with attention."
+    heads = cfg.attn_heads or (cfg.n_heads,) * cfg.n_attn
+    mixers = [GRUMambaHybrid(cfg) for _ in range(cfg.n_hybrid)] + [MultiPatternAttention(cfg, h) for h in heads]
+    return nn.ModuleList(Block(cfg, mixer) for mixer in mixers)
+
+
+@torch.no_grad()
+def calm_blocks(blocks: nn.ModuleList):
+    "Make what each layer adds to the stream the smaller, the deeper the stack (GPT-2)."
+    shrink = (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        out = block.mixer.out_proj if isinstance(block.mixer, GRUMambaHybrid) else block.mixer.out
+        out.weight.mul_(shrink)
+    for block in blocks:
+        block.moe.w2.mul_(shrink)
+
+
+def model_parts(
+    cfg: I3Config,
+) -> tuple:  # embedding, blocks, final norm, head
+    "The parts of a new model, with small embedding and head."
+    embed, blocks = nn.Embedding(cfg.vocab_size, cfg.d_model), make_blocks(cfg)
+    norm, head = nn.LayerNorm(cfg.d_model), nn.Linear(cfg.d_model, cfg.vocab_size)
+    for weight in (embed.weight, head.weight):
+        nn.init.normal_(weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    calm_blocks(blocks)
+    return embed, blocks, norm, head
+
 # %% ../nbs/07_model.ipynb #y9254
 class I3Model(nn.Module):
     "The i3 language model (i3-300M paper, section 2; i3-RedHerring, section 2)."
@@ -196,13 +227,7 @@ class I3Model(nn.Module):
     def __init__(self, cfg: I3Config):
         super().__init__()
         self.cfg = cfg
-        self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
-        heads = cfg.attn_heads or (cfg.n_heads,) * cfg.n_attn
-        mixers = [GRUMambaHybrid(cfg) for _ in range(cfg.n_hybrid)] + [MultiPatternAttention(cfg, h) for h in heads]
-        self.blocks = nn.ModuleList(Block(cfg, m) for m in mixers)
-        self.norm = nn.LayerNorm(cfg.d_model)
-        self.head = nn.Linear(cfg.d_model, cfg.vocab_size)
-        self.init_weights()
+        self.embed, self.blocks, self.norm, self.head = model_parts(cfg)
 
     @property
     def hybrid_layers(self):
@@ -213,20 +238,6 @@ class I3Model(nn.Module):
     def attn_layers(self):
         "The attention blocks."
         return self.blocks[self.cfg.n_hybrid :]
-
-    def init_weights(self):
-        "Small embedding and head; what a layer adds to the stream starts smaller the deeper the stack (GPT-2)."
-        shrink = (2 * self.cfg.n_layers) ** -0.5
-        for w in (self.embed.weight, self.head.weight):
-            nn.init.normal_(w, std=0.02)
-        nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            for b in self.hybrid_layers:
-                b.mixer.out_proj.weight.mul_(shrink)
-            for b in self.attn_layers:
-                b.mixer.out.weight.mul_(shrink)
-            for b in self.blocks:
-                b.moe.w2.mul_(shrink)
 
 # %% ../nbs/07_model.ipynb #c022
 @patch

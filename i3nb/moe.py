@@ -341,7 +341,7 @@ class SparseMoE(nn.Module):
         "Gate outputs, in fp32 or better whatever autocast says."
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
-            return F.linear(x.to(wide), self.gate.weight.to(wide))
+            return self.gate(x.to(self.gate.weight.dtype)).to(wide)  # called, so that its hooks run
 
     def forward(
         self,

@@ -18,11 +18,14 @@ def lr_scale(
     progress: float,  # how much of the run is done, 0 to 1
     step: int,  # steps done so far
     warmup_steps: int = 20,  # steps of linear rise; 0 for none
-    final: float = 0.1,  # value at the end
+    final: float = 0.1,  # value at the end of the cosine
+    fall: float = 0.0,  # share of the run, at its end, in which the rate falls in a line to 0; 0: the cosine
 ) -> float:  # factor on every learning rate
-    "Linear warm-up times half a cosine."
+    "Linear warm-up times half a cosine, or times a constant that falls at the end."
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     p = min(max(progress, 0.0), 1.0)
+    if fall:
+        return warm * min(1.0, (1 - p) / fall)
     return warm * (final + (1 - final) * (1 + math.cos(math.pi * p)) / 2)
 
 # %% ../nbs/09_optim.ipynb #c009

@@ -112,7 +112,7 @@ class Optimizers:
 
 # %% ../nbs/11_recipes.ipynb #c041
 RECIPES = {
-    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01),  # what the papers name
+    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01, start='random'),  # what the papers name
     'adamw': dict(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),  # this and the next: from a comparison, see below
     'muon': dict(lr=0.02, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, muon_decay=0.0),
 }

@@ -44,7 +44,7 @@ class Cache(dict):
 
 
 class ChunkTokenizer:
-    "Lower-case text as chunks of 2–3 characters; single characters and bytes for the rest. Loses nothing but case."
+    "Text as chunks of 2–3 characters; single characters and bytes for the rest. Loses nothing but case, if that."
 
     def __init__(
         self,
@@ -53,9 +53,13 @@ class ChunkTokenizer:
         trigrams=(),  # chunks of three characters
         case_markers=False,  # mark capitals with two more special tokens
         info=None,  # how it was trained; kept in the file
+        cased=False,  # chunks are as in the text, capitals and all; else in lower case
     ):
+        if cased and case_markers:
+            raise I3Error('cased=True keeps capitals in the chunks, so there is none to mark; leave out case_markers')
         self.chars, self.bigrams, self.trigrams = list(chars), list(bigrams), list(trigrams)
-        self.case_markers, self.info = case_markers, dict(info or {})
+        self.case_markers, self.info, self.cased = case_markers, dict(info or {}), cased
+        self.fold_case = str if cased else str.lower
         self.specials = [EOT, PAD] + [CAP, UP] * case_markers
         self.eot_id, self.pad_id, self.first_byte = 0, 1, len(self.specials)
         chunks = self.chars + self.bigrams + self.trigrams
@@ -73,7 +77,7 @@ class ChunkTokenizer:
         return len(self.pieces)
 
     def __reduce__(self):
-        return type(self), (self.chars, self.bigrams, self.trigrams, self.case_markers, self.info)
+        return type(self), (self.chars, self.bigrams, self.trigrams, self.case_markers, self.info, self.cased)
 
     def __repr__(self):
         return (
@@ -82,6 +86,7 @@ class ChunkTokenizer:
         )
 
     vocab_size = property(__len__, doc='Number of tokens, v.')
+    keeps_case = property(lambda self: self.cased or self.case_markers, doc='Whether capitals come back.')
 
 # %% ../nbs/02_tokenizer.ipynb #c029
 @patch
@@ -126,7 +131,9 @@ def encode_ref(
     text: str,  # any string
 ) -> list:  # ids
     "The plain loop: lower, segments, chunks, ids."
-    parts = mark_case(text) if self.case_markers else [(None, segment) for segment in segments_ref(text.lower())]
+    parts = (
+        mark_case(text) if self.case_markers else [(None, segment) for segment in segments_ref(self.fold_case(text))]
+    )
     return [i for mark, part in parts for i in self.mark_id(mark) + self.spell_segment(part)]
 
 # %% ../nbs/02_tokenizer.ipynb #c032
@@ -136,7 +143,7 @@ def _unit(self: ChunkTokenizer, unit):
     if self.case_markers:
         ids = [i for mark, part in mark_case(unit) for i in self.mark_id(mark) + self._segments[part]]
     else:
-        ids = [i for segment in SEGMENT.findall(unit.lower()) for i in self._segments[segment]]
+        ids = [i for segment in SEGMENT.findall(self.fold_case(unit)) for i in self._segments[segment]]
     return np.array(ids, dtype=self.dtype).tobytes()
 
 
@@ -208,7 +215,7 @@ def encode_batch(
 @patch
 def encode(
     self: ChunkTokenizer,
-    text: str,  # any string; it is lower-cased
+    text: str,  # any string
 ) -> list:  # ids; no special token is ever among them, whatever the text says (but for case markers)
     "Text to ids."
     return self.encode_batch([text])[0].tolist()
@@ -281,24 +288,31 @@ def decode(
     self: ChunkTokenizer,
     ids,  # ids, any iterable or array; specials decode to nothing
 ) -> str:
-    "Ids back to text. `decode(encode(t)) == t.lower()` for every string."
+    "Ids back to text. `decode(encode(t))` is t, or in lower case, for every string; with case markers nearly t."
     ids = np.asarray(ids).tolist() if not isinstance(ids, list) else ids
-    if self.case_markers:
-        s = self.stream()
-        return ''.join([s.push(i) for i in ids] + [s.end()])
     for extreme in (min(ids), max(ids)) if ids else ():
         self.piece(extreme)  # in range, so all are
-    return b''.join(map(self.pieces.__getitem__, ids)).decode('utf-8', 'i3nb.lenient')
+    text = lambda ids: b''.join(map(self.pieces.__getitem__, ids)).decode('utf-8', 'i3nb.lenient')
+    if not self.case_markers:
+        return text(ids)
+    marks = {self.specials.index(mark): mark for mark in (CAP, UP)}
+    stops = [i for i, id in enumerate(ids) if id in marks]
+    case, starts = CaseState(), [0, *(i + 1 for i in stops)]
+    return ''.join(
+        case.apply(text(ids[a:b]), marks.get(ids[b]) if b < len(ids) else None)
+        for a, b in zip(starts, [*stops, len(ids)])
+    )
 
 # %% ../nbs/02_tokenizer.ipynb #c069
 def count_chunks(
     texts,  # iterable of strings, read once
     max_pieces: int,  # bound of the table of chunks
+    cased: bool = False,  # as they are in the text
 ):  # a `PieceCounter`
     "Count the chunks of texts. Raises `I3Error` where they are no texts, or hold nothing."
     if isinstance(texts, (str, bytes)):
         raise I3Error('texts is one string; give a list of documents, such as [text]')
-    count = piece_counter(max_pieces=max_pieces)
+    count = piece_counter(max_pieces=max_pieces, cased=cased)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise I3Error(f'text {i} is {type(text).__name__}, not str; give an iterable of strings')
@@ -316,6 +330,8 @@ def train(
     min_count=2,  # chunks seen less often get no id
     case_markers=False,  # add `<|cap|>` and `<|up|>`
     max_pieces=1_000_000,  # bound of the table of chunks while counting
+    *,
+    cased=False,  # keep capitals in the chunks
 ) -> ChunkTokenizer:
     "Train on a stream of texts in bounded memory. The same texts give the same vocabulary."
     least = 258 + 2 * bool(case_markers)
@@ -324,10 +340,11 @@ def train(
             f'vocab_size={vocab_size} is too small: the least is {least} '
             f'({least - 256} specials and 256 bytes); give {least} or more'
         )
-    count = count_chunks(texts, max_pieces)
+    count = count_chunks(texts, max_pieces, cased)
     vocab = select(count.candidates(vocab_size - least, min_count), vocab_size - least, min_count)
     info = dict(texts=count.n_texts, bytes=count.n_bytes, vocab_size=vocab_size, min_count=min_count)
-    return cls(*vocab, case_markers=bool(case_markers), info=dict(info, undercount=count.undercount))
+    info |= dict(undercount=count.undercount)
+    return cls(*vocab, case_markers=bool(case_markers), info=info, cased=cased)
 
 # %% ../nbs/02_tokenizer.ipynb #c072
 FORMAT, VERSION = 'i3nb.ChunkTokenizer', 1
@@ -336,6 +353,7 @@ FORMAT, VERSION = 'i3nb.ChunkTokenizer', 1
 @patch
 def _rules(self: ChunkTokenizer):
     return dict(
+        **(dict(cased=True) if self.cased else {}),
         format=FORMAT,
         version=VERSION,
         case_markers=self.case_markers,
@@ -396,7 +414,8 @@ def read_rules(
     if d.get('version') != VERSION:
         found = f'{path} has version {d.get("version")!r:.20}, this program reads {VERSION}'
         raise I3Error(f'{found}; install the i3nb that wrote it')
-    if not is_vocabulary(d) or not isinstance(d.get('case_markers'), bool):
+    kinds = d.get('case_markers'), d.get('cased', False)  # files older than the second do not name it
+    if not is_vocabulary(d) or kinds not in ((False, False), (True, False), (False, True)):
         raise I3Error(f'{path} is damaged (its vocabulary is not a list of distinct chunks); {REMEDY}')
     return d
 
@@ -412,7 +431,8 @@ def load(
         path = path / TOKENIZER_FILE
     d = read_rules(path)
     info = d.get('info')
-    tok = cls(d['chars'], d['bigrams'], d['trigrams'], d['case_markers'], info if isinstance(info, dict) else {})
+    info = info if isinstance(info, dict) else {}
+    tok = cls(d['chars'], d['bigrams'], d['trigrams'], d['case_markers'], info, d.get('cased') is True)
     if d.get('fingerprint') != tok.fingerprint:
         raise I3Error(
             f'{path} was changed after it was written (its fingerprint does not fit); restore the original file'

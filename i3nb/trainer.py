@@ -29,6 +29,7 @@ from .monitor.metrics import PplMeter
 from .monitor.telemetry import Telemetry
 from .optim import lr_scale
 from .sparsity import ProgressiveSparsity
+from .tokenizer_case import text_read
 from i3nb.train.checkpoints import (
     last_choices,
     load_into,
@@ -50,6 +51,7 @@ from i3nb.train.setup import (
     build_model,
     choose_kernels,
     explain_change,
+    first_weights,
     make_step,
     open_batches,
 )
@@ -74,6 +76,11 @@ class Trainer:
         self.world = world or World(device)
         self.device, self.progress = self.world.device, progress and self.world.first
         self.cfg, self.data, self.out, self.settings = cfg, data, Path(out), check_settings(settings)
+        if self.settings.keep_case not in (None, data.tokenizer.keeps_case):
+            reads = text_read(data.tokenizer.keeps_case)
+            raise I3Error(
+                f'keep_case={self.settings.keep_case}, but the data hold {reads}; leave it out, or prepare others'
+            )
         if self.settings.prompt is None:
             self.settings = replace(self.settings, prompt=usual_start(data))
         self.small = self.settings.small_memory
@@ -126,7 +133,8 @@ class Trainer:
 def train_step(self: Trainer) -> dict:
     "One optimizer step; returns its row for `metrics.jsonl`."
     start = time.perf_counter()
-    self.optimizer.set_lr_scale(lr_scale(self.progress_made, self.step, self.settings.warmup))
+    s = self.settings
+    self.optimizer.set_lr_scale(lr_scale(self.progress_made, self.step, s.warmup, fall=s.fall))
     try:
         result = self.stepper.run()
     except GPUFull as e:
@@ -202,7 +210,7 @@ def state_dict(self: Trainer) -> dict:
 def _fixed(self: Trainer) -> dict:
     "The settings that a resumed run must keep, as they were resolved."
     tok, resolved = self.data.tokenizer, dict(seq_len=self.batches.t, sparse=bool(self.sparsity))
-    resolved |= dict(keep_case=tok.case_markers, tokenizer=tok.fingerprint)
+    resolved |= dict(keep_case=tok.keeps_case, tokenizer=tok.fingerprint)
     return {k: getattr(self.settings, k) for k in FIXED} | resolved
 
 # %% ../nbs/13_trainer.ipynb #y6236
@@ -304,6 +312,7 @@ def fit(self: Trainer) -> dict:
                 row = self._fit_and_record(self.stop)
         else:
             self.resume()
+            self._begin()
             row = self._loop(None, self.stop)
         self.world.close()
         return row
@@ -315,6 +324,7 @@ def _fit_and_record(self: Trainer, stop) -> dict:
     stop.last_words = lambda: self.say(f'ended by {stop.asked}; {self._break_off(stop.asked)}')
     try:
         resume_records(self.out, self.step, self.say, self.keeper.records)
+        self._begin()
         with self.world.together(), MetricsWriter(self.out / METRICS_FILE) as metrics, self.telemetry:
             self.keeper.metrics = metrics
             row = self._loop(metrics, stop)
@@ -330,6 +340,13 @@ def _fit_and_record(self: Trainer, stop) -> dict:
         self.keeper.end('failed', f'{type(e).__name__}: {e}')
         raise
     return row
+
+
+@patch
+def _begin(self: Trainer):
+    "Give a new run its first weights; the run's clock begins after that, as it does after the data are prepared."
+    if self.step == 0 and (said := first_weights(self.model, self.data, self.settings, self.world)):
+        self.say(said)
 
 
 @patch

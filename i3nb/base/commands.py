@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EMPTY_TOO', 'Count', 'Amount', 'Positive', 'Share', 'Seed', 'Text', 'HELP_WORDS', 'ARGUMENT', 'I3Error',
-           'end_interrupted', 'user_errors', 'one_of', 'check_choice', 'Range', 'fill_help', 'Alias', 'Changes',
-           'Option', 'options', 'check_value', 'read_value', 'check_fields', 'command_parser', 'gather', 'check_given',
-           'call_parse']
+           'end_interrupted', 'user_errors', 'one_of', 'check_choice', 'Range', 'fill_help', 'Alias', 'Opposite',
+           'Changes', 'Option', 'options', 'check_value', 'read_value', 'check_fields', 'command_parser', 'gather',
+           'check_given', 'call_parse']
 
 # %% ../../nbs/base/01_commands.ipynb #z39564
 import argparse
@@ -132,6 +132,13 @@ class Alias(NamedTuple):
     name: str
 
 
+class Opposite(NamedTuple):
+    "A flag that says no, where the option's own says yes."
+
+    name: str
+    help: str
+
+
 class Changes(NamedTuple):
     "The parameter collects, in a dict, those fields of a dataclass that are given as options."
 
@@ -146,12 +153,19 @@ class Option(NamedTuple):
     type: type  # of its value; `bool`: a flag without a value; `list`: one word or more
     default: object  # None: whatever the command chooses
     help: str
-    notes: tuple = ()  # what stands beside its type: a `Range`, an `Alias`, `EMPTY_TOO`, `ARGUMENT`
+    notes: tuple = ()  # what stands beside its type: a `Range`, an `Alias`, an `Opposite`, `EMPTY_TOO`, `ARGUMENT`
     group: str = ''  # heading in the help
 
     def noted(self, kind: type):
         "The note of a kind, or None."
         return next((n for n in self.notes if isinstance(n, kind)), None)
+
+    def words(self, value) -> list:
+        "What says a value on the command line."
+        if self.type is not bool:
+            return [f'--{self.name}', str(value)]
+        no = self.noted(Opposite)
+        return [f'--{self.name}'] if value else [f'--{no.name}'] if no else []
 
     @property
     def required(self) -> bool:
@@ -272,7 +286,12 @@ def _add_option(parser, o: Option):
     if ARGUMENT in o.notes:
         parser.add_argument(o.name, nargs='?', **how)
         return
+    no = o.noted(Opposite)
+    parser = parser.add_mutually_exclusive_group() if no else parser
     parser.add_argument(f'--{o.name}', required=o.required, **how)
+    if no:
+        how |= dict(dest=o.name, const=False, default=argparse.SUPPRESS, help=no.help)
+        parser.add_argument(f'--{no.name}', **how)
     if older := o.noted(Alias):
         parser.add_argument(
             f'--{older.name}', **how | dict(dest=o.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -321,6 +340,11 @@ def check_given(
         older = o.noted(Alias)
         if older and older.name in given:
             given[o.name] = given.pop(older.name)
+        no = o.noted(Opposite)
+        if no and given.pop(no.name, None):
+            if given.get(o.name):
+                raise I3Error(f'--{o.name} and --{no.name} exclude each other; leave one of them out')
+            given[o.name] = False
         check_value(o, given.get(o.name))
     return given
 

@@ -24,6 +24,7 @@ SHELF = {  # by the kind of device: which modules hold forms of an operation
         'head': ('i3nb.kernels.head_c',),
         'muon': ('i3nb.kernels.muon_c',),
         'step': ('i3nb.kernels.step',),
+        'hub_step': ('i3nb.kernels.step',),
     },
     'cuda': {
         'scan': ('i3nb.kernels.scan_cuda', 'i3nb.kernels.scan_triton'),

@@ -106,7 +106,8 @@ def i3nb_bench(
     repeats: Annotated[int, Range(1, 1000)] = 2,  # visits to every row; its steps are spread over them
     minutes_per_row: Positive = 5.0,  # a slower row gets fewer steps, or is measured on fewer sequences
     quality: bool = False,  # instead: train each of --entries and measure the time to a perplexity
-    entries: str = 'i3-300m:muon:0.02,gpt2:adamw:1e-3',  # with --quality: NAME:RECIPE:LR[:WARMUP[:BATCH]], with commas
+    # with --quality, with commas: NAME:RECIPE:LR[:WARMUP[:BATCH[:START]]], START being random or counts
+    entries: str = 'i3-300m:muon:0.02,gpt2:adamw:1e-3',
     minutes: Positive = 10.0,  # with --quality: training time of each entry, evaluations not counted
     iters: Count = None,  # with --quality: end after this many steps instead, as on a busy machine
     target: Positive = 69.26,  # with --quality: the perplexity to reach

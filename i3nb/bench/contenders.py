@@ -6,14 +6,16 @@
 __all__ = ['LOOP_MICRO', 'paper_way', 'Contender', 'make_contender', 'one_step', 'record_step']
 
 # %% ../../nbs/bench/02_contenders.ipynb #h17237
+import functools
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Callable
 import torch
 import torch.nn.functional as F
 from ..base.forms import using
-from .peers import PEER_MICRO, build_peer, peer_flops, peer_optimizer
+from .peers import PEER_MICRO, build_peer, peer_flops, peer_optimizer, start_peer
 from ..core import PRESETS, I3Config
+from ..counts import start_from_counts
 from ..kernels.graphs import GraphedStep
 from ..model import I3Model, flops_per_token
 from ..optim import clip_gradients
@@ -41,6 +43,7 @@ class Contender:
     recipe: str
     nll: Callable  # (x, y) -> mean cross-entropy in nats a token; targets -100 are ignored
     loss: Callable  # (x, y) -> what to minimise
+    begin: Callable  # (streams, weights, seed, entries): embedding and head become a bigram model
     recorded: Callable = None  # (x, y) -> dict with `loss`: forward and backward as one recording, as on a GPU
 
 
@@ -70,6 +73,7 @@ def make_contender(
             recipe=recipe,
             nll=lambda x, y: m(x, y).lm_loss,
             loss=lambda x, y: m(x, y).loss,
+            begin=functools.partial(start_from_counts, m),
         )
     m = build_peer(name, vocab_size, seq_len).to(device)
 
@@ -86,6 +90,7 @@ def make_contender(
         recipe=peer_recipe,
         nll=nll,
         loss=nll,
+        begin=functools.partial(start_peer, m),
     )
 
 # %% ../../nbs/bench/02_contenders.ipynb #c022

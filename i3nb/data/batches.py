@@ -264,5 +264,5 @@ def target_bytes(
     y: torch.Tensor,  # targets, -100 where there is none
     byte_lengths,  # (v,) bytes that each token stands for: `ChunkTokenizer.byte_lengths`
 ) -> int:  # bytes of text that were to be predicted
-    "How many bytes of lower-cased text the targets stand for."
+    "How many bytes of text the targets stand for."
     return int(np.asarray(byte_lengths)[y[y >= 0].numpy()].sum())

@@ -31,6 +31,7 @@ from .shards import LAYOUT, Prepared, ShardWriter, cache_dir, told, write_meta
 from .sources import Source, check_unchanged, open_sources, other_split, resolve_spec, tell_reading
 from .split import Splitter
 from ..tokenizer import VERSION, ChunkTokenizer
+from ..tokenizer_case import text_read, usual_case
 
 # %% ../../nbs/data/09_preparation.ipynb #c060
 @dataclass(kw_only=True)
@@ -44,7 +45,7 @@ class DataPlan:
     val_fraction: float  # share of documents that the hash sends to validation
     tokenizer: ChunkTokenizer | None  # None: train one
     vocab_size: int  # for that training
-    keep_case: bool  # that tokenizer marks capitals
+    keep_case: bool  # the tokenizer keeps capitals
     seed: int  # of the split and the grammar
     max_mb: float | None  # text read from each source at most, 10^6 characters
     tokenizer_mb: float  # text the tokenizer is trained on at most
@@ -55,7 +56,7 @@ class DataPlan:
         if self.tokenizer:
             tokenizer = self.tokenizer.fingerprint
         else:
-            tokenizer = [self.vocab_size, self.tokenizer_mb, VERSION] + ['keep_case'] * self.keep_case
+            tokenizer = [self.vocab_size, self.tokenizer_mb, VERSION] + ['cased'] * self.keep_case
         key = [
             LAYOUT,
             [s.signature() for s in self.sources],
@@ -89,6 +90,15 @@ def own_validation(source: Source) -> Source | None:
     return other_split(source, 'validation') if source.split == 'train' else None
 
 
+def _case(tokenizer: ChunkTokenizer | None, asked: bool | None) -> bool:
+    "Whether capitals are kept: as the given tokenizer has it, else as asked, else as usual."
+    if tokenizer and asked not in (None, tokenizer.keeps_case):
+        flag = '--keep_case' if asked else '--lower_case'
+        reads = text_read(tokenizer.keeps_case)
+        raise I3Error(f'data: the given tokenizer reads {reads}; leave out {flag}, or train a tokenizer')
+    return tokenizer.keeps_case if tokenizer else usual_case(asked)
+
+
 def plan_data(
     spec: str,  # resolved data spec
     *,
@@ -106,8 +116,7 @@ def plan_data(
             raise I3Error(f'data: {name}={value} must be positive; leave it out for the usual')
     if not 0 <= others['seed'] < 1 << 64:
         raise I3Error(f'data: seed={others["seed"]} must be from 0 to 2**64 - 1')
-    if others['tokenizer'] and others['keep_case'] > others['tokenizer'].case_markers:
-        raise I3Error('data: the given tokenizer does not keep case; leave out --keep_case, or train a tokenizer')
+    others['keep_case'] = _case(others['tokenizer'], others['keep_case'])
     sources = open_sources(spec, reading)
     given = val_spec is not None
     val = open_sources(val_spec, reading) if given else [own_validation(s) for s in sources]
@@ -161,7 +170,7 @@ def train_tokenizer(
         first = next(texts, None)
         if first is None:
             raise _nothing_left(plan.sources[0].name, split)
-        how = dict(vocab_size=plan.vocab_size, case_markers=plan.keep_case)
+        how = dict(vocab_size=plan.vocab_size, cased=plan.keep_case)
         return ChunkTokenizer.train(itertools.chain([first], texts), **how)
 
 # %% ../../nbs/data/09_preparation.ipynb #c070
@@ -351,7 +360,7 @@ def prepare(
     max_mb: float = None,  # read at most this many 10^6 characters of each source (validation: a tenth)
     tokenizer_mb: float = 50,  # train the tokenizer on at most this many 10^6 characters
     shard_tokens: int = 1 << 26,  # ids in a shard
-    keep_case: bool = False,  # the tokenizer to train marks capitals; else all text becomes lower-case
+    keep_case: bool = None,  # the tokenizer keeps capitals; None: as the given one does, else `KEEP_CASE`
     verify: bool = True,  # read found data once to see that they are undamaged; one process of a run is enough
 ) -> Prepared:  # open shards, ready for `Batches`
     "Turn text into memory-mapped token shards, or find those that a call with the same data and settings made."

@@ -16,6 +16,7 @@ from .files import ReadOptions
 from .preparation import prepare
 from .shards import Prepared, TokenStream
 from ..tokenizer import ChunkTokenizer
+from ..tokenizer_case import CaseFlags, text_read
 
 # %% ../../nbs/data/11_tokenize.ipynb #c121
 def part_summary(
@@ -48,6 +49,7 @@ def summary(p: Prepared) -> dict:
         reused=p.reused,
         synthetic=p.synthetic,
         vocab_size=p.meta['vocab_size'],
+        text=text_read(p.tokenizer.keeps_case),
         dtype=p.meta['dtype'],
         empty_docs=p.meta['empty_docs'],
         dropped_from_train=p.meta['dropped'],
@@ -72,7 +74,7 @@ def i3nb_tokenize(
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
     vocab_size: Count = I3Config.vocab_size,  # of the tokenizer to train
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
-    keep_case: bool = False,  # keep capitals, as marks before words; without it all text becomes lower-case
+    keep_case: CaseFlags = None,  # {keep_case}
     # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
     cache: Annotated[str, Alias('out')] = None,
     val_fraction: Share = 0.01,  # share of documents split off for validation
@@ -80,7 +82,7 @@ def i3nb_tokenize(
     max_mb: Positive = None,  # read at most this many million characters of each source
     reading: ReadOptions,  # how text is taken from the data
 ):
-    """Turn text into token shards; prints one JSON object. Text is lower-cased unless --keep_case is given.
+    """Turn text into token shards; prints one JSON object.
 
     examples:
       i3nb_tokenize --data stories.txt --vocab_size 4096

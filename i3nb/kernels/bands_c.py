@@ -30,7 +30,7 @@ typedef struct {
     int add;
 } Product;
 
-/* The sums of ROWS rows and 16 VECTORS columns, from (i, j) on, stay in registers. */
+/* The sums of ROWS rows and LANES VECTORS columns, from (i, j) on, stay in registers. */
 INLINE void tile(const int ROWS, const int VECTORS, const Product *args, long i, long j) {
     const float *b_left = args->left + i*args->left_row;
     const float *b_right = args->right + j;
@@ -38,30 +38,31 @@ INLINE void tile(const int ROWS, const int VECTORS, const Product *args, long i,
     vec sum[ROWS][VECTORS];
     for (int r = 0; r < ROWS; r++) {
         for (int v = 0; v < VECTORS; v++)
-            sum[r][v] = args->add ? load_vec(b_out + r*args->out_row + 16*v) : (vec){0};
+            sum[r][v] = args->add ? load_vec(b_out + r*args->out_row + LANES*v) : (vec){0};
     }
     for (long k = 0; k < args->depth; k++) {
         for (int v = 0; v < VECTORS; v++) {
-            vec right = load_vec(b_right + k*args->right_row + 16*v);
+            vec right = load_vec(b_right + k*args->right_row + LANES*v);
             for (int r = 0; r < ROWS; r++) sum[r][v] += right*b_left[r*args->left_row + k*args->left_column];
         }
     }
     for (int r = 0; r < ROWS; r++) {
-        for (int v = 0; v < VECTORS; v++) store_vec(b_out + r*args->out_row + 16*v, sum[r][v]);
+        for (int v = 0; v < VECTORS; v++) store_vec(b_out + r*args->out_row + LANES*v, sum[r][v]);
     }
 }
 
-/* The whole product, in tiles of 8 rows and 32 columns, then of what is left. */
+/* Some rows of the product from row i on, with all their columns. */
+INLINE void rows_from(const int ROWS, const Product *args, long i) {
+    long j = 0;
+    for (; j + 2*LANES <= args->columns; j += 2*LANES) tile(ROWS, 2, args, i, j);
+    for (; j < args->columns; j += LANES) tile(ROWS, 1, args, i, j);
+}
+
+/* The whole product: as tall tiles as the registers hold, then single rows. */
 INLINE void multiply(const Product args) {
     long i = 0;
-    for (; i + 8 <= args.rows; i += 8) {
-        long j = 0;
-        for (; j + 32 <= args.columns; j += 32) tile(8, 2, &args, i, j);
-        for (; j < args.columns; j += 16) tile(8, 1, &args, i, j);
-    }
-    for (; i < args.rows; i++) {
-        for (long j = 0; j < args.columns; j += 16) tile(1, 1, &args, i, j);
-    }
+    for (; i + TILE_ROWS <= args.rows; i += TILE_ROWS) rows_from(TILE_ROWS, &args, i);
+    for (; i < args.rows; i++) rows_from(1, &args, i);
 }
 """
 

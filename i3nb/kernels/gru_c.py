@@ -17,7 +17,7 @@ from ..recurrence import gru  # imported first, so that its plain forms are aske
 # %% ../../nbs/kernels/06_gru_c.ipynb #c012
 _C_ELEMENT = r"""
 /* An `element` is what a lane multiplies: in bf16 a pair of neighbours in the inner dimension, else a float.
-   multiply_add: 16 sums, plus 16 elements of weights times one of the input. */
+   multiply_add: LANES sums, plus as many elements of weights times one of the input. */
 #if LOW
 typedef int32_t element;
 #if defined(__AVX512BF16__)
@@ -27,11 +27,11 @@ INLINE vec multiply_add(vec sum, const element *weights, element input) {   /* t
 }
 #else
 INLINE vec multiply_add(vec sum, const element *weights, element input) {   /* the same by shifts */
-    typedef int32_t ivec __attribute__((vector_size(64)));
+    typedef int32_t ivec __attribute__((vector_size(4*LANES)));
     union { int32_t bits; float number; } first = { (int32_t)((uint32_t)input << 16) };
     union { int32_t bits; float number; } second = { (int32_t)(input & 0xffff0000) };
     ivec pairs;
-    memcpy(&pairs, weights, 64);
+    memcpy(&pairs, weights, sizeof(ivec));
     return sum + (vec)(pairs << 16)*first.number + (vec)(pairs & (int32_t)0xffff0000)*second.number;
 }
 #endif
@@ -46,58 +46,64 @@ INLINE vec multiply_add(vec sum, const element *weights, element input) {   /* i
 # %% ../../nbs/kernels/06_gru_c.ipynb #y2172
 _C_PRODUCT = r"""
 typedef struct {
-    const element *panel;       /* (inner, vectors, 16) */
+    const element *panel;       /* (inner, groups, 16) */
     const element *input;       /* (rows, inner) */
-    float *out;                 /* (rows, vectors, 16) */
+    float *out;                 /* (rows, groups, 16) */
     long inner;
 } Product;
 
-/* out = input panel. All sums stay in registers; each is split in `parts`. */
-INLINE void tile(const int rows, const int vectors, const int parts, Product p) {
-    vec sums[rows][vectors][parts];
+/* out = input panel, for the panel's first `groups` registers. All sums stay in registers; each is split in `parts`. */
+INLINE void tile(const int rows, const int groups, const int parts, Product p) {
+    vec sums[rows][groups][parts];
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
+        for (int v = 0; v < groups; v++)
             for (int i = 0; i < parts; i++)
                 sums[r][v][i] = (vec){0};
-    for (long k = 0; k < p.inner; k += parts, p.panel += 16*vectors*parts)
+    for (long k = 0; k < p.inner; k += parts, p.panel += 16*groups*parts)
         for (int i = 0; i < parts; i++)
             for (int r = 0; r < rows; r++)
-                for (int v = 0; v < vectors; v++) {
-                    const element *weights = p.panel + 16*(i*vectors + v);
+                for (int v = 0; v < groups; v++) {
+                    const element *weights = p.panel + 16*i*groups + LANES*v;
                     sums[r][v][i] = multiply_add(sums[r][v][i], weights, p.input[r*p.inner + k + i]);
                 }
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) {
+        for (int v = 0; v < groups; v++) {
             for (int i = 1; i < parts; i++)
                 sums[r][v][0] += sums[r][v][i];
-            store_vec(p.out + (r*vectors + v)*16, sums[r][v][0]);
+            store_vec(p.out + 16*r*groups + LANES*v, sums[r][v][0]);
         }
 }
 
 /* What remains of a product below its first rows. */
-INLINE Product below(Product p, int rows, const int vectors) {
+INLINE Product below(Product p, int rows, const int groups) {
     p.input += rows*p.inner;
-    p.out += rows*vectors*16;
+    p.out += rows*groups*16;
     return p;
 }
 
-/* The same for any number of rows: tiles of eight, then what is left. */
-INLINE void multiply(const int vectors, long rows, Product p) {
-    while (rows >= 8) {
-        tile(8, vectors, 1, p);
-        p = below(p, 8, vectors);
-        rows -= 8;
+/* The same for any number of rows: as tall tiles as the registers hold, then what is left. */
+INLINE void all_rows(const int groups, long rows, Product p) {
+    while (rows >= TILE_ROWS) {
+        tile(TILE_ROWS, groups, 1, p);
+        p = below(p, TILE_ROWS, groups);
+        rows -= TILE_ROWS;
     }
     if (rows >= 4) {
-        tile(4, vectors, 1, p);
-        p = below(p, 4, vectors);
+        tile(4, groups, 1, p);
+        p = below(p, 4, groups);
     }
     if (rows % 4 >= 2) {
-        tile(2, vectors, 2, p);
-        p = below(p, 2, vectors);
+        tile(2, groups, 2, p);
+        p = below(p, 2, groups);
     }
     if (rows % 2)
-        tile(1, vectors, 4, p);
+        tile(1, groups, 4, p);
+}
+
+/* And for all columns. */
+INLINE void multiply(const int groups, long rows, Product p) {
+    for (int i = 0; i < 16/LANES; i++, p.panel += groups*LANES, p.out += groups*LANES)
+        all_rows(groups, rows, p);
 }
 """
 
@@ -294,4 +300,4 @@ def _gru_serves(device, low, stored, units) -> bool:
 @form('gru', 'compiled', serves=_gru_serves)
 def gru_compiled(x, h, Wx, Wh, bias) -> tuple:
     "The GRU in C; products in autocast's type, or in that of `x` where autocast is off."
-    return _CompiledGRU.apply(x.float(), h, Wx, Wh, bias, gru_code(compute_dtype(x)))
+    return _CompiledGRU.apply(x.float(), h.float(), Wx, Wh, bias.float(), gru_code(compute_dtype(x)))

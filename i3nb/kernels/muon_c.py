@@ -15,6 +15,16 @@ from ..muon import small_factor, step_factors, unit_scale
 MUON_SOURCE = r"""
 enum { STRETCH = 4096 };        /* numbers that a thread takes at a time */
 
+#if LOW_FACTORS                 /* directions: bf16, else fp32 */
+typedef bf16 factor;
+#define TO_FACTOR float_to_bf16
+#define FROM_FACTOR bf16_to_float
+#else
+typedef float factor;
+#define TO_FACTOR(x) (x)
+#define FROM_FACTOR(x) (x)
+#endif
+
 typedef struct {
     const float *gradient;      /* (size) */
     low *momentum;              /* (size), changed */
@@ -44,7 +54,7 @@ void average(const Average *args) {
 typedef struct {
     const float *gradient;      /* (size) */
     const low *momentum;        /* (size) */
-    bf16 *direction;            /* (size), written */
+    factor *direction;          /* (size), written */
     float mu;
     float scale;                /* what gives the direction its length */
     long size;
@@ -54,19 +64,19 @@ typedef struct {
 void direction(const Direction *args) {
     const float *p_gradient = args->gradient, mu = args->mu, scale = args->scale;
     const low *p_momentum = args->momentum;
-    bf16 *p_direction = args->direction;
+    factor *p_direction = args->direction;
     const long size = args->size;
     PARALLEL_FOR
     for (long first = 0; first < size; first += STRETCH) {
         long end = first + STRETCH < size ? first + STRETCH : size;
         SIMD for (long i = first; i < end; i++)
-            p_direction[i] = float_to_bf16(scale*(p_gradient[i] + mu*(FROM_LOW(p_momentum[i]) - p_gradient[i])));
+            p_direction[i] = TO_FACTOR(scale*(p_gradient[i] + mu*(FROM_LOW(p_momentum[i]) - p_gradient[i])));
     }
 }
 
 typedef struct {
     float *weights;             /* (size), changed */
-    const bf16 *direction;      /* (size) */
+    const factor *direction;    /* (size) */
     float keep;                 /* what decay leaves of the weights */
     float rate;
     long size;
@@ -75,21 +85,25 @@ typedef struct {
 /* weights = keep weights - rate direction. Threads take STRETCH numbers at a time. */
 void apply(const Apply *args) {
     float *p_weights = args->weights;
-    const bf16 *p_direction = args->direction;
+    const factor *p_direction = args->direction;
     const float keep = args->keep, rate = args->rate;
     const long size = args->size;
     PARALLEL_FOR
     for (long first = 0; first < size; first += STRETCH) {
         long end = first + STRETCH < size ? first + STRETCH : size;
-        SIMD for (long i = first; i < end; i++) p_weights[i] = keep*p_weights[i] - rate*bf16_to_float(p_direction[i]);
+        SIMD for (long i = first; i < end; i++) p_weights[i] = keep*p_weights[i] - rate*FROM_FACTOR(p_direction[i]);
     }
 }
 """
 
 # %% ../../nbs/kernels/11_muon_c.ipynb #y6671
-def muon_library(dtype: torch.dtype):  # of the momentum
+def muon_library(
+    kept: torch.dtype,  # of the momentum
+    dtype: torch.dtype,  # of the products
+):
     "The compiled functions; None where nothing compiles them."
-    return compile_c(MUON_SOURCE, (f'LOW={int(dtype == torch.bfloat16)}',))
+    low = dict(LOW=kept, LOW_FACTORS=dtype)
+    return compile_c(MUON_SOURCE, tuple(f'{name}={int(t == torch.bfloat16)}' for name, t in low.items()))
 
 
 def serves_muon(
@@ -100,9 +114,10 @@ def serves_muon(
     dtype: torch.dtype,  # of the products
 ) -> bool:
     "Whether the C form can compute this."
-    types = w.dtype == grad.dtype == torch.float32 and momentum.dtype in (torch.float32, torch.bfloat16)
-    fits = device.type == 'cpu' and w.ndim == 2 and dtype == torch.bfloat16 and types
-    return fits and all(t.is_contiguous() for t in (w, grad, momentum)) and muon_library(momentum.dtype) is not None
+    known = torch.float32, torch.bfloat16
+    types = w.dtype == grad.dtype == torch.float32 and momentum.dtype in known and dtype in known
+    fits = device.type == 'cpu' and w.ndim == 2 and types and all(t.is_contiguous() for t in (w, grad, momentum))
+    return fits and muon_library(momentum.dtype, dtype) is not None
 
 
 @form('muon', 'compiled', serves=serves_muon)
@@ -111,10 +126,10 @@ def muon_update_c(
     grad,  # (r, c) fp32
     momentum,  # (r, c) fp32 or bf16, changed
     group: dict,  # `lr`, `momentum`, `weight_decay`, `rounds` and `in_first` are read
-    dtype: torch.dtype,  # of the products: bf16
+    dtype: torch.dtype,  # of the products: fp32 or bf16
 ):
     "One step of a matrix."
-    lib, size, (rate, keep) = muon_library(momentum.dtype), w.numel(), step_factors(w, group)
+    lib, size, (rate, keep) = muon_library(momentum.dtype, dtype), w.numel(), step_factors(w, group)
     squares, direction = w.new_zeros(torch.get_num_threads()), torch.empty_like(w, dtype=dtype)
     mu = group['momentum']
     call_with(lib.average, gradient=grad, momentum=momentum, squares=squares, mu=mu, size=size)

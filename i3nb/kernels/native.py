@@ -61,9 +61,16 @@ static inline int omp_get_num_threads(void) { return 1; }
 #define SQRT_HALF .707106781f                   /* sqrt(1/2) */
 #define BELL_TOP .398942280f                    /* 1/sqrt(2 pi): the normal distribution's density at 0 */
 
-typedef float vec __attribute__((vector_size(64)));     /* 16 numbers */
+#if defined(__AVX512F__)
+enum { LANES = 16, TILE_ROWS = 8 };             /* numbers in a register; rows of a tile of sums that registers hold */
+#elif defined(__AVX__)
+enum { LANES = 8, TILE_ROWS = 4 };
+#else
+enum { LANES = 4, TILE_ROWS = 4 };
+#endif
+typedef float vec __attribute__((vector_size(4*LANES)));
 
-INLINE vec load_vec(const float *from) {        /* 16 numbers, which may lie anywhere */
+INLINE vec load_vec(const float *from) {        /* LANES numbers, which may lie anywhere */
     vec v;
     memcpy(&v, from, sizeof(vec));
     return v;

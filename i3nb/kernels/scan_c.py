@@ -14,35 +14,50 @@ from ..scan import selective_scan  # imported first, so that its plain forms are
 
 # %% ../../nbs/kernels/04_scan_c.ipynb #c016
 _C_COMMON = r"""
-enum { VECTORS = STATES/16 };                   /* vectors of 16 that hold a channel's states */
+enum { VECTORS = STATES/LANES };                /* vectors that hold a channel's states */
+
+/* 2 to the power of a number between -1/2 and 1/2. */
+INLINE vec exp2_rest(vec r) {
+    vec p = .0096715127f + r*.00132647264f;
+    p = .0555073375f + r*p;
+    p = .240222421f + r*p;
+    p = .693146978f + r*p;
+    return 1.f + r*p;
+}
 
 /* 2 to the power of each number; the sum of the numbers. */
 #if defined(__AVX512F__)
 INLINE vec exp2_vec(vec x) {                    /* by the processor's own scaling */
     __m512 whole = _mm512_roundscale_ps((__m512)x, 0);
-    vec r = x - (vec)whole;
-    vec p = .0096715127f + r*.00132647264f;
-    p = .0555073375f + r*p;
-    p = .240222421f + r*p;
-    p = .693146978f + r*p;
-    p = 1.f + r*p;
-    return (vec)_mm512_scalef_ps((__m512)p, whole);
+    return (vec)_mm512_scalef_ps((__m512)exp2_rest(x - (vec)whole), whole);
 }
 INLINE float total(vec v) {                     /* by the processor's own sum */
     return _mm512_reduce_add_ps((__m512)v);
 }
+#elif defined(__AVX2__)
+INLINE vec exp2_vec(vec x) {                    /* held between -126 and 126; the whole part becomes the exponent */
+    const __m256 held = _mm256_min_ps(_mm256_set1_ps(126), _mm256_max_ps(_mm256_set1_ps(-126), (__m256)x));
+    const __m256i whole = _mm256_cvtps_epi32(held);
+    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23);
+    return exp2_rest((vec)held - (vec)_mm256_cvtepi32_ps(whole))*(vec)power;
+}
+INLINE float total(vec v) {                     /* by halves */
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
 #else
 INLINE vec exp2_vec(vec x) {                    /* for any processor */
-    float a[16];
+    float a[LANES];
     store_vec(a, x);
-    SIMD for (int i = 0; i < 16; i++)
+    SIMD for (int i = 0; i < LANES; i++)
         a[i] = exp2_fast(a[i]);
     return load_vec(a);
 }
 INLINE float total(vec v) {                     /* for any processor */
-    float a[16], sum = 0;
+    float a[LANES], sum = 0;
     store_vec(a, v);
-    SIMD for (int i = 0; i < 16; i++)
+    SIMD for (int i = 0; i < LANES; i++)
         sum += a[i];
     return sum;
 }
@@ -81,8 +96,8 @@ typedef struct {
 INLINE float advance(vec *h, const vec *a, float delta, float delta_u, const float *B, const float *C) {
     vec out = {0};
     for (int v = 0; v < VECTORS; v++) {
-        h[v] = exp2_vec(a[v]*delta)*h[v] + load_vec(B + 16*v)*delta_u;
-        out += h[v]*load_vec(C + 16*v);
+        h[v] = exp2_vec(a[v]*delta)*h[v] + load_vec(B + LANES*v)*delta_u;
+        out += h[v]*load_vec(C + LANES*v);
     }
     return total(out);
 }
@@ -94,8 +109,8 @@ INLINE void forward_channel(Forward q, long i_b, long i_s, long i_c) {
     vec h[VECTORS], a[VECTORS];
     memcpy(q.kept + ((i_b*segments + i_s)*q.channels + i_c)*STATES, state, STATES*sizeof(float));
     for (int v = 0; v < VECTORS; v++) {
-        h[v] = load_vec(state + 16*v);
-        a[v] = load_vec(q.A + i_c*STATES + 16*v);
+        h[v] = load_vec(state + LANES*v);
+        a[v] = load_vec(q.A + i_c*STATES + LANES*v);
     }
     for (long i_t = i_s*SEGMENT; i_t < q.tokens && i_t < (i_s + 1)*SEGMENT; i_t++) {
         const long row = i_b*q.tokens + i_t, at = row*q.channels + i_c;
@@ -104,7 +119,7 @@ INLINE void forward_channel(Forward q, long i_b, long i_s, long i_c) {
         q.y[at] = TO_LOW(out + q.D[i_c]*u);
     }
     for (int v = 0; v < VECTORS; v++)
-        store_vec(state + 16*v, h[v]);
+        store_vec(state + LANES*v, h[v]);
 }
 
 /* The whole scan. A thread owns its share: it alone writes states, outputs and kept states of its channels. */
@@ -157,17 +172,17 @@ typedef struct {
 INLINE void recompute(Segment *s, Backward q, long i_b, long i_c, long begin, long end) {
     vec a[VECTORS], now[VECTORS];
     for (int v = 0; v < VECTORS; v++) {
-        a[v] = load_vec(q.A + i_c*STATES + 16*v);
-        now[v] = load_vec(s->h[0] + 16*v);
+        a[v] = load_vec(q.A + i_c*STATES + LANES*v);
+        now[v] = load_vec(s->h[0] + LANES*v);
     }
     for (long i_t = begin; i_t < end; i_t++) {
         const long row = i_b*q.tokens + i_t, at = row*q.channels + i_c;
         const float delta = q.delta[at], delta_u = delta*FROM_LOW(q.u[at]);
         for (int v = 0; v < VECTORS; v++) {
             const vec decay = exp2_vec(a[v]*delta);
-            now[v] = decay*now[v] + load_vec(q.B + row*STATES + 16*v)*delta_u;
-            store_vec(s->decay[i_t - begin] + 16*v, decay);
-            store_vec(s->h[i_t - begin + 1] + 16*v, now[v]);
+            now[v] = decay*now[v] + load_vec(q.B + row*STATES + LANES*v)*delta_u;
+            store_vec(s->decay[i_t - begin] + LANES*v, decay);
+            store_vec(s->h[i_t - begin + 1] + LANES*v, now[v]);
         }
     }
 }
@@ -197,13 +212,13 @@ INLINE Sums retreat(Walk *w, Token x, const float *before, const float *after, c
     const float delta_u = x.delta*x.u;
     vec gB = {0}, gA = {0};
     for (int v = 0; v < VECTORS; v++) {
-        const vec g = w->g[v] + load_vec(x.C + 16*v)*x.dy;
-        const vec g_before = g*load_vec(decay + 16*v);
-        const vec g_rate = g_before*load_vec(before + 16*v);
-        store_vec(x.dC + 16*v, load_vec(x.dC + 16*v) + load_vec(after + 16*v)*x.dy);
-        store_vec(x.dB + 16*v, load_vec(x.dB + 16*v) + g*delta_u);
+        const vec g = w->g[v] + load_vec(x.C + LANES*v)*x.dy;
+        const vec g_before = g*load_vec(decay + LANES*v);
+        const vec g_rate = g_before*load_vec(before + LANES*v);
+        store_vec(x.dC + LANES*v, load_vec(x.dC + LANES*v) + load_vec(after + LANES*v)*x.dy);
+        store_vec(x.dB + LANES*v, load_vec(x.dB + LANES*v) + g*delta_u);
         w->dA[v] += g_rate*x.delta;
-        gB += g*load_vec(x.B + 16*v);
+        gB += g*load_vec(x.B + LANES*v);
         gA += g_rate*w->a[v];
         w->g[v] = g_before;
     }
@@ -222,9 +237,9 @@ INLINE void backward_channel(Backward q, Segment *s, long i_b, long i_s, long i_
     recompute(s, q, i_b, i_c, begin, end);
     Walk w;
     for (int v = 0; v < VECTORS; v++) {
-        w.a[v] = load_vec(q.A + i_c*STATES + 16*v);
-        w.g[v] = load_vec(dstate + 16*v);
-        w.dA[v] = load_vec(q.dA + i_c*STATES + 16*v);
+        w.a[v] = load_vec(q.A + i_c*STATES + LANES*v);
+        w.g[v] = load_vec(dstate + LANES*v);
+        w.dA[v] = load_vec(q.dA + i_c*STATES + LANES*v);
     }
     for (long i_t = end - 1; i_t >= begin; i_t--) {
         const long row = i_b*q.tokens + i_t, at = row*q.channels + i_c, n = row*STATES, j = i_t - begin;
@@ -235,8 +250,8 @@ INLINE void backward_channel(Backward q, Segment *s, long i_b, long i_s, long i_
         dD += x.dy*x.u;
     }
     for (int v = 0; v < VECTORS; v++) {
-        store_vec(dstate + 16*v, w.g[v]);
-        store_vec(q.dA + i_c*STATES + 16*v, w.dA[v]);
+        store_vec(dstate + LANES*v, w.g[v]);
+        store_vec(q.dA + i_c*STATES + LANES*v, w.dA[v]);
     }
     q.dD[i_c] += dD;
 }

@@ -25,6 +25,7 @@ from i3nb.kernels.text_c import (
     compile_text,
     fixed_case_bytes,
     key_points,
+    marked_case_bytes,
     pointer,
     text_order,
 )
@@ -70,24 +71,57 @@ static int spell_chunk(const uint32_t *points, int length, Table ids, uint32_t f
     return n;
 }
 
-/* Writes the ids of a segment to `out`; returns where the next ones go. */
-static inline ID *encode_segment(const Segment *segment, Table ids, uint32_t first_byte, ID *out) {
-    for (int done = 0; done < segment->length;) {
-        int length = chunk_length(segment->length - done);
-        int missing = done ? 0 : segment->bare;
-        const uint32_t *points = segment->points + done + missing;
-        uint64_t place = find_place(chunk_key(points, length - missing), ids);
+/* Writes the ids of a part of a segment; points: (length,) a space, then the part. Returns where the next ones go. */
+static inline ID *encode_part(
+    const uint32_t *points, int length, int bare, Table ids, uint32_t first_byte, ID *out
+) {
+    for (int done = 0; done < length;) {
+        int taken = chunk_length(length - done);
+        int missing = done ? 0 : bare;
+        const uint32_t *chunk = points + done + missing;
+        uint64_t place = find_place(chunk_key(chunk, taken - missing), ids);
         if (ids.keys[place])
             *out++ = ids.values[place];
         else
-            out += spell_chunk(points, length - missing, ids, first_byte, out);
-        done += length;
+            out += spell_chunk(chunk, taken - missing, ids, first_byte, out);
+        done += taken;
     }
     return out;
 }
 
-/* All documents to ids. `out` has room for all; stops: (documents,) where the ids of each document end. */
-void encode(const Text *text, const Table *ids, int64_t first_byte, ID *out, int64_t *stops) {
+/* Whether one marker serves a whole segment: it has several capitals, and no character that could be one and is not. */
+static int is_raised(const Segment *segment, const uint32_t *characters) {
+    if (!(segment->capitals & (segment->capitals - 1)))
+        return 0;
+    for (int i = 1; i < segment->length; i++) {
+        int is_firm = characters[segment->points[i]] >> 24 & 1;
+        if (!is_firm && !(segment->capitals >> i & 1))
+            return 0;
+    }
+    return 1;
+}
+
+/* Writes the ids of a segment, before each capital a marker; spaces are written over what is done. */
+static ID *encode_parts(Segment *segment, Table ids, uint32_t first_byte, ID *out) {
+    uint32_t *points = segment->points;
+    int begin = 0, bare = segment->bare; /* of the part that is not written yet */
+    for (int i = 1; i < segment->length; i++) {
+        if (!(segment->capitals >> i & 1))
+            continue;
+        if (i > 1) {
+            out = encode_part(points + begin, i - begin, bare, ids, first_byte, out);
+            begin = i - 1;
+            bare = 1;
+            points[begin] = ' ';
+        }
+        *out++ = first_byte - 2;
+    }
+    return encode_part(points + begin, segment->length - begin, bare, ids, first_byte, out);
+}
+
+/* All documents to ids. `out` has room for all; stops: (documents,) where the ids of each document end.
+   With `marks`, the two tokens before the first byte are the markers for a capital and for a word of them. */
+void encode(const Text *text, const Table *ids, int64_t first_byte, int64_t marks, ID *out, int64_t *stops) {
     Text input = *text;
     Table table = *ids;
     Segment segment;
@@ -97,7 +131,14 @@ void encode(const Text *text, const Table *ids, int64_t first_byte, ID *out, int
         const uint8_t *end = input.bytes + input.ends[d];
         while (here < end) {
             here = read_segment(here, end, input.characters, &segment);
-            next = encode_segment(&segment, table, first_byte, next);
+            int has_marks = marks && segment.capitals;
+            if (has_marks && !is_raised(&segment, input.characters)) {
+                next = encode_parts(&segment, table, first_byte, next);
+                continue;
+            }
+            if (has_marks)
+                *next++ = first_byte - 1;
+            next = encode_part(segment.points, segment.length, segment.bare, table, first_byte, next);
         }
         stops[d] = next - out;
     }
@@ -177,23 +218,23 @@ def encode_group(
     texts: list,  # of strings of moderate length, at least one
 ) -> list:  # one array of ids for each text
     "Encode a group of texts in one call."
-    table, characters = id_table(tok), character_table()  # named, so that they live while C reads them
-    raw = list(map(fixed_case_bytes, texts))
+    table, characters = id_table(tok), character_table(tok.cased)  # named, so that they live while C reads them
+    to_c = to_bytes if tok.cased else marked_case_bytes if tok.case_markers else fixed_case_bytes
+    raw = list(map(to_c, texts))
     data, ends = b''.join(raw), np.cumsum([0, *map(len, raw)], dtype=np.int64)[1:]
     stops = np.zeros(len(raw), np.int64)
-    out = np.empty(len(data) * 3 // 2 + 4, tok.dtype)  # lower case may need 3 bytes where 2 were
+    out = np.empty(len(data) * 2 + 4, tok.dtype)  # a capital of 1 byte or 2 needs a marker and a byte more at most
     text = TextStruct(data, ends.ctypes.data, len(raw), characters.ctypes.data)
-    library(tok.dtype).encode(
-        ctypes.byref(text), ctypes.byref(table.struct), ctypes.c_int64(tok.first_byte), pointer(out), pointer(stops)
-    )
+    numbers = map(ctypes.c_int64, (tok.first_byte, tok.case_markers))
+    library(tok.dtype).encode(ctypes.byref(text), ctypes.byref(table.struct), *numbers, pointer(out), pointer(stops))
     stops = stops.tolist()
     out = out[: stops[-1]].copy()
     return [out[a:b] for a, b in zip([0, *stops], stops)]
 
 
 def serves_tokenizer(device, tok: ChunkTokenizer) -> bool:
-    "Whether there is a compiler, and no case to mark."
-    return not tok.case_markers and library(tok.dtype) is not None
+    "Whether there is a compiler."
+    return library(tok.dtype) is not None
 
 
 @form('tokenizer', 'c', serves=serves_tokenizer)
@@ -211,8 +252,9 @@ def encode_in_c(
 class CompiledCounter(PieceCounter):
     "`PieceCounter` with the work in C. It gives the same counts, and prunes at the same places."
 
-    def __init__(self, max_pieces=1_000_000, max_chars=1 << 22):
-        super().__init__(max_pieces, max_chars)
+    def __init__(self, max_pieces=1_000_000, max_chars=1 << 22, cased=False):
+        super().__init__(max_pieces, max_chars, cased)
+        self.cased = cased
         self.held = []  # bytes of blocks that are not counted yet
         self._renew([], [])
 
@@ -224,13 +266,13 @@ class CompiledCounter(PieceCounter):
         return len(self.table)
 
     def add_block(self, block, opens):
-        data = fixed_case_bytes(block)
+        data = to_bytes(block) if self.cased else fixed_case_bytes(block)
         self.n_bytes += len(to_bytes(block)) if any(c in block for c in ODD) else len(data)
         self.held.append(data if opens else b' ' + data)
 
     def flush(self):
         data, ends = b''.join(self.held), np.cumsum([0, *map(len, self.held)], dtype=np.int64)[1:]
-        characters, done = character_table(), 0
+        characters, done = character_table(self.cased), 0
         text = TextStruct(data, ends.ctypes.data, len(self.held), characters.ctypes.data)
         while True:
             done = library().count(ctypes.byref(text), ctypes.c_int64(done), ctypes.byref(self.table.struct))

@@ -281,10 +281,10 @@ def earlier_minutes(folder) -> float:
 
 def _kept_arguments(settings: dict, precision: str | None) -> list:
     "The arguments that say what a run was trained with; its precision, unless today's GPU lacks bf16."
-    kept = []
+    kept, known = [], options(TrainSettings)
     for name in KEPT:
         if settings.get(name) is not None:
-            kept += [f'--{name}', str(settings[name])]
+            kept += known[name].words(settings[name])
     before = settings.get('resolved_precision')
     if before and (before, precision) != ('bf16', 'fp16'):
         kept += ['--precision', before]

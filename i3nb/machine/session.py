@@ -19,6 +19,7 @@ from i3nb.machine.checks import (
     DataChoice,
     Report,
     check_data,
+    check_host,
     check_install_disk,
     check_machine,
     check_surroundings,
@@ -36,6 +37,9 @@ from .results import read_stories, write_run_results
 from .resume import checkpoints_below, copy_checkpoint, earlier_minutes, find_earlier, keep_settings
 from ..monitor.dashboard import watch
 from ..monitor.view import usable_number
+from ..monitor.write_box import WriteBox, write_box
+from ..share import share_model
+from ..train.card import Sharing
 
 # %% ../../nbs/machine/13_session.ipynb #c086
 def is_yes(word: str) -> bool:
@@ -99,7 +103,7 @@ class Session:
     @property
     def hours_left(self) -> float | None:
         "Hours of the session; None where no limit is known."
-        return time_left(self.places.on_kaggle)
+        return time_left(self.places.is_lent)
 
     def check_earlier_run(self) -> list:  # of `Check`; empty where there is nothing
         "What there is to go on from, and what it decides; the run below the input folder is kept as `earlier`."
@@ -127,7 +131,7 @@ class Session:
         kept = (self.earlier.settings if self.earlier else own).get('data')
         if self.knobs['data'] == 'auto' and kept and isinstance(kept, str):
             return kept_data(kept)
-        required = self.places.on_kaggle and bool(self.plan.cards)  # a GPU's hours are too dear for made-up stories
+        required = self.places.is_lent and bool(self.plan.cards)  # a GPU's hours are too dear for made-up stories
         return choose_data(self.knobs['data'], self.knobs['tinychat'], required)
 
     def check(self) -> Report:
@@ -137,7 +141,8 @@ class Session:
         if self.plan.install or not self.data.local:
             online = (self.knobs['data'] == 'auto' and self.data.problem is None) or can_connect()
         around = check_surroundings(online, self.data, self.hours_left, plan=self.plan, places=self.places)
-        self.report = Report([*check_machine(self.facts, self.plan), *around])
+        hosted = check_host(self.facts, self.places)
+        self.report = Report([*check_machine(self.facts, self.plan), *hosted, *around])
         if named := self.knobs.get('val_data'):
             self.val_data = choose_data(named)
             self.report.append(check_data(self.val_data, self.places, 'validation data'))
@@ -333,3 +338,31 @@ def show_results(
 
     print(read_stories(self.folder, stories))
     display(Markdown((self.folder / 'MODEL_CARD.md').read_text().split('---', 2)[2]))
+
+
+@patch
+def share(
+    self: Session,
+    name: str = '',  # user/name; '': nothing is done
+    *,
+    to: str = 'kaggle',  # kaggle, hub or folder
+    licence: str = '',  # of the model, as the hub calls it
+    data_licence: str = '',  # of data of your own
+    upload: bool = False,  # send it; else only say what would be sent
+    public: bool = False,  # everybody may see it
+):
+    "Share the model, or say what would be sent."
+    if not name:
+        print('nothing is shared: give a name, as in ada/tales, to see what would be')
+        return
+    again = 'this cell with upload=True'
+    share_model(self.folder, Sharing(to, name, licence, data_licence), upload=upload, public=public, again=again)
+
+
+@patch
+def write_on(
+    self: Session,
+    prompt: str = 'Once upon a time',
+) -> WriteBox | None:  # None: without a front end
+    "A box in which the model goes on with what is typed; without a front end, a text that it writes."
+    return write_box(self.folder, prompt)

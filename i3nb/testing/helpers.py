@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['outputs_and_grads', 'worst', 'rand_inputs', 'scan_grads', 'gru_inputs', 'message', 'hostile_text', 'exact_counts',
-           'toy_model', 'best_milliseconds', 'wait_for', 'FakeNvml', 'full_disk', 'PoisonedGradients', 'GraphRehearsal']
+           'toy_model', 'learn_by_heart', 'best_milliseconds', 'wait_for', 'FakeNvml', 'full_disk', 'PoisonedGradients',
+           'GraphRehearsal']
 
 # %% ../../nbs/testing/02_helpers.ipynb #h14195
 import subprocess
@@ -18,6 +19,7 @@ from ..base.identity import processor_seconds
 from ..chunks import cut, segments_ref
 from ..core import I3Config
 from ..model import I3Model
+from ..tokenizer import ChunkTokenizer
 
 # %% ../../nbs/testing/02_helpers.ipynb #h41482
 def outputs_and_grads(
@@ -136,6 +138,28 @@ def toy_model(
             out = block.mixer.out_proj if hasattr(block.mixer, 'out_proj') else block.mixer.out
             out.weight.mul_(4)
     return model
+
+# %% ../../nbs/testing/02_helpers.ipynb #c0e06f87
+def learn_by_heart(
+    model: I3Model,
+    tokenizer: ChunkTokenizer,
+    texts: list,  # short ones
+    steps: int = 120,
+    seq_len: int = 48,
+) -> I3Model:  # the same
+    "Train a tiny model until it recites some texts."
+    g = torch.Generator().manual_seed(0)
+    stream = torch.tensor([i for t in texts for i in [tokenizer.eot_id, *tokenizer.encode(t)]])
+    stream = stream.repeat(-(-4 * seq_len // len(stream)) + 1)
+    adam = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
+    for step in range(steps):
+        starts = torch.randint(0, len(stream) - seq_len, (8,), generator=g).tolist()
+        rows = torch.stack([stream[s : s + seq_len + 1] for s in starts])
+        model(rows[:, :-1], rows[:, 1:]).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+    return model.eval()
 
 # %% ../../nbs/testing/02_helpers.ipynb #h58244
 def best_milliseconds(

@@ -21,11 +21,13 @@ from i3nb.base.files import (
     SETTINGS_FILE,
     STATUS_FILE,
     STEP_FOLDERS,
+    TOKENIZER_FILE,
     read_json,
     sweep_unfinished,
     write_atomic,
 )
 from ..core import I3Config
+from ..hf.folder import make_loadable
 from ..monitor.log import read_metrics, records_checksums, tell_gaps
 from ..sparsity import remove_pruned_heads
 from i3nb.train.checkpoints import (
@@ -219,10 +221,12 @@ def save_model(self: RunKeeper):
     t = self.training
     if t.sparsity:
         remove_pruned_heads(t.model)
-    elif self.saved == t.step and link_weights(self.run, t.step):
+    if not t.sparsity and self.saved == t.step and link_weights(self.run, t.step):
         t.model.cfg.save(self.run)
-        return
-    t.model.save_pretrained(self.run)
+    else:
+        t.model.save_pretrained(self.run)
+    if (self.run / TOKENIZER_FILE).exists():
+        make_loadable(self.run)
 
 
 @patch

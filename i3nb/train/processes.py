@@ -8,6 +8,7 @@ __all__ = ['LOST', 'World', 'free_port', 'run_processes']
 # %% ../../nbs/train/05_processes.ipynb #u1425
 import contextlib
 import ctypes
+import importlib
 import itertools
 import os
 import signal
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from datetime import timedelta
 import torch
 import torch.distributed as dist
@@ -59,6 +61,7 @@ class World:
             self.device = torch.device('cuda', index)
             torch.cuda.set_device(self.device)  # kernels and graphs of libraries go to the current device
         self.launcher = _from_environment('I3NB_LAUNCHER', os.getppid())
+        self.replicas = weakref.WeakSet()
         if self.size > 1 and not dist.is_initialized():
             _end_with_launcher()
             if self.is_orphan:
@@ -68,6 +71,8 @@ class World:
 
     def _meet(self):
         "Find the other processes."
+        importlib.import_module('torch._dynamo')  # before the group is made, see above; one process does without it
+
         World.store = next(rendezvous('env://'))[0]
         where = dict(store=dist.PrefixStore('group', self.store), rank=self.rank, world_size=self.size)
         backend = 'nccl' if self.device.type == 'cuda' else 'gloo'
@@ -133,6 +138,7 @@ class World:
         hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
         if on_gpu and hook:
             replica.register_comm_hook(None, hook)
+        self.replicas.add(replica)
         return replica
 
     @property
@@ -190,6 +196,9 @@ class World:
         "Wait for the others and part from them; a process that just ended would take the others with it."
         if self.size > 1:
             dist.barrier()
+            for replica in self.replicas:
+                for holder in ('reducer', 'logger', 'process_group'):
+                    vars(replica).pop(holder, None)
             dist.destroy_process_group()
 
 # %% ../../nbs/train/05_processes.ipynb #x001

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['agreed_precision', 'agree_precisions', 'explain_change', 'open_batches', 'choose_kernels', 'build_model',
-           'is_recorded', 'make_step']
+           'first_weights', 'is_recorded', 'make_step']
 
 # %% ../../nbs/train/12_setup.ipynb #u1425
 import torch
+import torch.distributed as dist
 from ..base.commands import I3Error
 from ..base.devices import PRECISIONS, dtype_of, has_precision, pick_precision
 from ..core import I3Config
+from ..counts import start_from_counts
 from ..data.batches import Batches
 from ..data.shards import Prepared
 from ..kernels.trials import choose, prefer, ready
@@ -116,6 +118,27 @@ def build_model(
             raise
         raise I3Error('the card is too small for weights and optimizer; use --memory small, or a smaller preset') from e
     return model, optimizer
+
+# %% ../../nbs/train/12_setup.ipynb #kf7378f3
+def first_weights(
+    model: I3Model,  # with random weights; changed
+    data: Prepared,
+    settings: TrainSettings,  # `start` and `seed` are read
+    world: World,
+) -> str:  # what to tell the user; '' for a random start
+    "Give embedding and head the weights that a run begins with."
+    if settings.start == 'random':
+        return ''
+    said = ''
+    if world.first:
+        table, perplexity = start_from_counts(model, data.train, data.weights, settings.seed, len(data.tokenizer))
+        said = f'start: embedding and head from the counts of {len(table.pairs.keys):,} different pairs of chunks'
+        if perplexity == perplexity:  # there was enough text to hold some out
+            said += f'; these counts predict text they have not seen at perplexity {perplexity:.1f}'
+    if world.size > 1:
+        for p in (model.embed.weight, model.head.weight, model.head.bias):
+            dist.broadcast(p.data, 0)
+    return said
 
 # %% ../../nbs/train/12_setup.ipynb #w9036
 def is_recorded(

@@ -134,6 +134,7 @@ def next_steps(
     write = f'{sister_command("i3nb_generate")} --model {model} --prompt {shlex.quote(prompt)}'
     lines = [f'{step:,} steps: too few for a story that reads well; train on for one'] if step < STORY_STEPS else []
     lines += ['', f'model:      {run}' + ('' if finished else ', of the last checkpoint')]
-    lines += [f'write:      {write}', f'train on:   {longer}' if finished else 'go on:      the same command again']
+    lines += [f'write:      {write}', f'talk:       {sister_command("i3nb_chat")} --model {model}']
+    lines += [f'train on:   {longer}' if finished else 'go on:      the same command again']
     own = f'{sister_command("i3nb_train")} --data my.txt --out runs/mine'
     return [*lines, f'own text:   {own}']

@@ -44,11 +44,13 @@ COMMON = dict(
     batch_size=2,
     seq_len=80,
     warmup=2,
+    fall=0.0,
     seed=7,
     device='cpu',
     eval_every=0,
     checkpoint_every=0,
     prompt='Zoë saw',
+    start='random',  # the chapter on counts has tests of its own
     muon_precision='bf16',  # whatever this machine would choose
 )
 STEADY = 'fp32 muon, products in fp32'  # the case that other processors compute most alike writes the texts
@@ -142,7 +144,7 @@ def train(folder, run, options):
 
 def tokenizer(folder, files):
     "The folder of a tokenizer that `i3nb_tokenize` trains on the same documents."
-    how = dict(data=files['data'], val_data=files['val_data'], out=files['cache'], vocab_size=ENTRIES)
+    how = dict(data=files['data'], val_data=files['val_data'], out=files['cache'], vocab_size=ENTRIES, keep_case=False)
     return str(Path(json.loads(said('i3nb_tokenize', **how))['path']) / 'tokenizer')
 
 
