@@ -47,6 +47,9 @@ class TrainSettings:
     warmup: Amount | None = setting(None, fixed=True)  # steps in which the rate rises; default: the recipe's
     # share of the run, at its end, in which the rate falls in a line to 0; 0: half a cosine; default: the recipe's
     fall: Share | None = setting(None, fixed=True)
+    dropout: Share = setting(0.0, fixed=True)  # of a block's channels left out, against learning a text by heart
+    # of the hidden matrices, times the rate: what a step takes away; default: the recipe's, 0 with muon
+    decay: Share | None = setting(None, fixed=True)
     clip: Positive = setting(1.0, fixed=True, flag=False)  # largest norm of the gradients; longer ones are shortened
     sparsity: Share = 0.0  # share of attention heads to prune by the end
     seed: Seed = setting(0, fixed=True)  # of weights and data order
@@ -86,6 +89,8 @@ def _check_choices(s: TrainSettings):
         _need(known, s, name, f'is unknown; choose auto, {", ".join(PRECISIONS)}')
     _need(s.start in STARTS, s, 'start', f'is unknown; choose {one_of(STARTS)}')
     _need(s.memory in MEMORY, s, 'memory', f'is unknown; choose {one_of(MEMORY)}')
+    _need(s.dropout < 1, s, 'dropout', 'nothing is left; choose less, for instance 0.1')
+    _need(not s.dropout or not s.small_memory, s, 'dropout', 'needs --memory normal')
     unchanging = not s.small_memory and not s.sparsity
     why = 'a recording needs a step that stays the same; leave out --memory small and --sparsity'
     _need(not s.graphs or unchanging, s, 'graphs', why)
@@ -114,7 +119,7 @@ def check_settings(s: TrainSettings) -> TrainSettings:
     return replace(s, micro_batch=_micro_batch(s))
 
 # %% ../../nbs/train/01_settings.ipynb #w2311
-BEFORE = dict(start='random', warmup=20, fall=0.0)  # what runs had that do not name it
+BEFORE = dict(start='random', warmup=20, fall=0.0, decay=None)  # what runs had that do not name it
 
 
 def check_same(

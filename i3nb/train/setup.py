@@ -17,7 +17,7 @@ from ..data.batches import Batches
 from ..data.shards import Prepared
 from ..kernels.trials import choose, prefer, ready
 from ..model import I3Model
-from ..recipes import MAKERS, build_optimizer, make_muon
+from ..recipes import MAKERS, RECIPES, build_optimizer, make_muon
 from .gpu import card_jobs, out_of_memory
 from .processes import World
 from .settings import TrainSettings
@@ -109,9 +109,12 @@ def build_model(
     "Model and optimizer, with all their states. Raises `I3Error` where they do not fit."
     types = dict(ns_dtype=muon_precision and dtype_of(muon_precision))
     lean = dict(state_dtype=torch.bfloat16, by_block=True) if settings.small_memory else {}
+    entry = 'muon_decay' if 'muon_decay' in RECIPES[settings.recipe] else 'weight_decay'
+    decay = {} if settings.decay is None else {entry: settings.decay}
     try:
         model = I3Model(cfg).to(device)
-        optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **types, **lean)
+        model.dropout = settings.dropout
+        optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **types, **lean, **decay)
         optimizer.make_states()
     except RuntimeError as e:
         if not out_of_memory(e):
