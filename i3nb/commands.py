@@ -21,7 +21,7 @@ from .data.files import ReadOptions
 from .data.preparation import prepare
 from .data.shards import Prepared
 from .data.sources import open_sources, tell_reading
-from .dial import AUTO, came_words, check_auto, expected_of, named_data, rows_for, turn_dial
+from .dial import AUTO, CHOSEN, came_words, check_auto, expected_of, named_data, rows_for, turn_dial
 from .generate import print_text
 from .kernels.native import problem
 from .model import I3Model
@@ -57,9 +57,9 @@ def _read_config(path: str) -> dict:
 def chosen_config(
     preset: str,  # a name of `PRESETS`
     file: str | None = None,  # a JSON file with fields of `I3Config`
-    **changes,  # further fields, which win over the file
+    **changes,  # further fields, which override the file
 ) -> I3Config:
-    "A preset, and what is changed in it. Raises `I3Error` for a field that there is not, or a size that cannot work."
+    "A preset with changes. Raises `I3Error` for a field that does not exist, or a size that cannot work."
     if preset.endswith('.json'):
         raise I3Error(f'--preset {preset}: that is a file, not a preset; give it as --config {preset}')
     sizes = I3Config.preset(preset).to_dict()
@@ -70,7 +70,7 @@ def check_model(
     run: Path,  # a run folder, which need not exist
     cfg: I3Config,  # the model that is asked for
 ):
-    "Raise `I3Error` where the folder holds another model, by the fields that differ, or one that cannot go on."
+    "Raise `I3Error` if the folder holds another model, naming the fields that differ, or one that cannot go on."
     check_goes_on(run)
     before = run_config(run)
     now = {k: v for k, v in cfg.to_dict().items() if k in before and k not in NOT_IN_NAME}
@@ -102,7 +102,7 @@ def _data_of(
     max_mb: float | None,
     reading: ReadOptions,
 ) -> dict:  # arguments of `prepare`
-    "What is read, and how much of it. 'auto' stands for what this run began with, else for what can be reached now."
+    "The data to read, and how much. 'auto' stands for what this run began with, else for what can be reached now."
     before = read_json(Path(out) / SETTINGS_FILE)
     if data == 'auto' and isinstance(before.get('data'), str):
         return dict(
@@ -118,7 +118,7 @@ def _case_of(
     settings: TrainSettings,
     has_tokenizer: bool,  # one is given
 ) -> bool | None:
-    "Whether capitals are kept: as asked, by the run that goes on, or as usual. None: as the given tokenizer has it."
+    "Whether to keep capitals: as asked, as in the resumed run, or the default. None: as the given tokenizer does."
     if settings.keep_case is not None or has_tokenizer:
         return settings.keep_case
     before = read_json(Path(out) / SETTINGS_FILE).get('keep_case')
@@ -159,24 +159,24 @@ def _as_begun(
     run: Path,  # the run folder, which need not exist
     settings: TrainSettings,
 ) -> tuple:  # preset, settings
-    "For the preset 'auto' those that the run was begun with, and its batch; 'auto' where there is none."
+    "For 'auto', the preset and the settings that the run began with; 'auto' itself if it has not begun."
     if preset != AUTO:
         return preset, settings
-    fields = run_config(run)
-    batch_size = read_json(run / SETTINGS_FILE).get('batch_size')
-    if fields and settings.batch_size is None and type(batch_size) is int:
-        settings = replace(settings, batch_size=batch_size)
+    fields, begun = run_config(run), read_json(run / SETTINGS_FILE)
+    if fields:
+        chosen = {k: begun.get(k) for k in CHOSEN if getattr(settings, k) is None}
+        settings = replace(settings, **{k: v for k, v in chosen.items() if type(v) in (int, float)})
     preset = model_name(I3Config.from_dict(fields)) if fields else AUTO
     return preset if preset in SIZES else AUTO, settings
 
 
 def _free(asked: TrainSettings) -> dict:
-    "The batch as the user asked for it, which may be not at all."
+    "The batch sizes that the user asked for; None where they were left open."
     return dict(batch_size=asked.batch_size, micro_batch=asked.micro_batch)
 
 # %% ../nbs/14_commands.ipynb #c5dab18
 def _print_start(name: str, prepared, trainer: Trainer):
-    "What is trained, on what, and until when."
+    "Print what is trained, on what, and until when."
     vocabulary, tokens, s = prepared.tokenizer.vocab_size, sum(map(len, prepared.train)), trainer.settings
     ends = ' or '.join(f'{n:,} {unit}' for n, unit in ((s.iters, 'steps'), (s.minutes, 'minutes')) if n)
     print(
@@ -195,7 +195,7 @@ def _print_end(
     was_finished: bool,  # before this command
     longer: str,  # the command that trains on
 ):
-    "What has come of the run, unless that was told before; and what can be done next."
+    "Print the results, unless an earlier command did, and what can be done next."
     out, streams = trainer.out, trainer.data.train
     tokens, docs = (sum(map(count, streams)) for count in (len, lambda s: s.n_docs))
     write_status(out, train_tokens=tokens, train_docs=docs)
@@ -211,7 +211,7 @@ def _train(
     trainer: Trainer,
     longer: str,  # the command that trains on
 ):
-    "Train; say before it what, and after it what came."
+    "Train; print before it what is trained, and after it the results."
     _print_start(model_name(trainer.cfg), trainer.data, trainer)
     was_finished = read_json(trainer.out / STATUS_FILE).get('state') == 'finished'
     row = trainer.fit()
@@ -221,7 +221,7 @@ def _train(
 def _print_results(
     out: Path,  # the run folder
     row: dict,  # the last row of metrics
-    expected: list | None = None,  # of the figures, see `expected_of`
+    expected: list | None = None,  # from `expected_of`: what the figures should be
 ):
     "Draw the curves, write the model card; print where they are, the validation figures, and a story."
     try:
@@ -249,14 +249,14 @@ def i3nb_train(
     # hub id, file ({formats}), folder, pattern, several with commas, each with =weight; auto: TinyStories or synthetic
     data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split
-    out: str = 'runs/demo',  # run folder; an existing run there goes on
+    out: str = 'runs/demo',  # run folder; an existing run there is resumed
     *,
-    config: str = None,  # JSON file with sizes of the model, which change the preset's
+    config: str = None,  # JSON file with sizes of the model, which override those of the preset
     shape: Annotated[dict, ModelFields],  # sizes of the model that differ from the preset's
     settings: TrainSettings,  # how to train
     reading: ReadOptions,  # how text is taken from the data
     device: str = 'auto',  # cpu, cuda, cuda:1
-    processes: Annotated[int, Range(1, 1024)] = 1,  # this many processes share each batch: one for each card
+    processes: Annotated[int, Range(1, 1024)] = 1,  # this many processes share each batch: one for each GPU
     # rows of the model, and most entries of its tokenizer; default: as many as the tokenizer has, at most the preset's
     vocab_size: Count = None,
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one

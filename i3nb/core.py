@@ -22,24 +22,24 @@ class I3Config:
     "Everything that fixes a model's shape. Defaults are `i3-300m`."
 
     vocab_size: int = 35_560  # v
-    d_model: int = 512  # d: width of what a block reads and writes
-    n_hybrid: int = 10  # GRU-Mamba blocks, first in the stack
+    d_model: int = 512  # d: width of the stream that blocks read and write
+    n_hybrid: int = 10  # GRU-Mamba blocks, at the start of the stack
     n_attn: int = 6  # attention blocks, after them
     n_heads: int = 16  # h: heads of an attention layer
     d_inner: int = 1024  # c: channels of the scan
-    d_state: int = 64  # n: states a channel
+    d_state: int = 64  # n: states per channel
     d_conv: int = 4  # width of the causal convolution before the scan
     dt_rank: int = 16  # rank of the step size's projection
     window: int = 64  # keys seen by the sliding and the dilated pattern
     dilation: int = 2  # spacing of the dilated pattern's keys
     chunk: int = 32  # length of the chunked pattern's chunks
     patterns: tuple = ('sliding', 'dilated', 'chunked')  # names of the attention patterns, in the router's order
-    n_experts: int = 4  # e: experts of a block
-    top_k: int = 2  # experts a token uses
-    router: str = 'softmax'  # how the experts' gate chooses
+    n_experts: int = 4  # e: experts per block
+    top_k: int = 2  # k: experts used per token
+    router: str = 'softmax'  # which router chooses the experts: a key of `moe.ROUTERS`
     d_ff: int = 2048  # an expert's hidden width
-    route_by: str = 'token'  # who chooses the pattern: 'token' (i3-300M) or 'sequence' (i3-RedHerring)
-    route_hard: bool = False  # one pattern only (top-1) instead of a weighted sum
+    route_by: str = 'token'  # what the pattern depends on: 'token' (i3-300M) or 'sequence' (i3-RedHerring)
+    route_hard: bool = False  # use one pattern per token (top-1) instead of a weighted sum
     balance_coef: float = 0.01  # weight of the experts' load-balancing loss
     z_coef: float = 1e-3  # weight of the router's z-loss
     context: int = 256  # tokens in a training sequence
@@ -49,7 +49,7 @@ class I3Config:
     def __post_init__(self):
         for name in ('patterns', 'attn_heads'):
             if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists only
+                object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has no tuples
         check_config(self)
 
     @property
@@ -63,7 +63,7 @@ class I3Config:
         return self.n_hybrid + self.n_attn
 
 # %% ../nbs/01_core.ipynb #c014
-RANGES = {  # the least and the most that a number may be; the most is beyond what anybody trains today
+RANGES = {  # the least and the greatest value of each number; the greatest is beyond what is trained today
     'vocab_size': (1, 1 << 24),
     'd_model': (1, 1 << 16),
     'n_hybrid': (0, 1000),
@@ -83,17 +83,17 @@ RANGES = {  # the least and the most that a number may be; the most is beyond wh
     'z_coef': (0, 1e3),
     'context': (1, 1 << 20),
 }
-MOST_SEEN, MOST_WEIGHTS = 1 << 14, 10**12  # tokens that attention looks back over; weights between two widths
+MOST_SEEN, MOST_WEIGHTS = 1 << 14, 10**12  # limits: tokens that attention looks back over; half the parameters
 
 
 def _need(ok, cfg, name: str, why: str):
-    "Raise `I3Error` for a field of a configuration unless it is `ok`."
+    "Raise an `I3Error` that names the field of a configuration, unless `ok`."
     if not ok:
         raise I3Error(f'config: {name}={reprlib.repr(getattr(cfg, name))} {why}')
 
 
 def _check_types(cfg):
-    "Raise `I3Error` for a field that has another type than it should, or is out of its range."
+    "Raise `I3Error` for a field of the wrong type or out of its range."
     kinds = {int: 'a whole number', float: 'a number', str: 'a word', bool: 'true or false'}
     for f in fields(cfg):
         value = getattr(cfg, f.name)
@@ -110,7 +110,7 @@ def _check_types(cfg):
 
 
 def _check_heads(cfg):
-    "Raise `I3Error` for a list of heads that are left that does not fit the attention layers."
+    "Raise `I3Error` if `attn_heads` does not fit the attention layers."
     heads = cfg.attn_heads
     counts = isinstance(heads, tuple) and len(heads) == cfg.n_attn
     right = counts and all(type(h) is int and 1 <= h <= cfg.n_heads for h in heads)
@@ -129,7 +129,7 @@ def check_config(cfg: I3Config):
     seen, sizes = cfg.window * cfg.dilation, f'with dilation={cfg.dilation} and chunk={cfg.chunk}'
     fits = seen <= MOST_SEEN and seen * cfg.chunk <= MOST_SEEN << 10
     _need(fits, cfg, 'window', f'{sizes} looks back too far; make the product of the three smaller')
-    weights = cfg.n_layers * cfg.n_experts * cfg.d_model * max(cfg.d_ff, cfg.d_inner)  # most of a model's, about half
+    weights = cfg.n_layers * cfg.n_experts * cfg.d_model * max(cfg.d_ff, cfg.d_inner)  # about half of all parameters
     _need(weights <= MOST_WEIGHTS, cfg, 'd_model', f'makes about {2 * weights:,} parameters; choose smaller sizes')
 
 # %% ../nbs/01_core.ipynb #c017
@@ -167,7 +167,7 @@ def preset(
     name: str,  # a key of `PRESETS`
     **overrides,  # fields to change
 ) -> I3Config:
-    "The configuration called `name`. An unknown name raises `I3Error` and lists the known ones."
+    "The configuration called `name`. An unknown name raises an `I3Error` that lists the known ones."
     if name not in PRESETS:
         raise I3Error(f'preset {name!r} is unknown; choose one of {", ".join(PRESETS)}')
     return cls(**{**PRESETS[name], **overrides})
@@ -175,11 +175,11 @@ def preset(
 # %% ../nbs/01_core.ipynb #c020
 @patch
 def to_dict(self: I3Config) -> dict:
-    "The fields, with the model's type, ready for JSON."
+    "The fields and the model's type, ready for JSON."
     return {'model_type': 'i3', **asdict(self)}
 
 
-FOREIGN = {  # what other programs want to find in `config.json`, see [hf/06](hf/06_folder.ipynb)
+FOREIGN = {  # keys that other programs look for in `config.json`, see [hf/06](hf/06_folder.ipynb)
     'architectures',
     'auto_map',
     'bos_token_id',
@@ -194,11 +194,11 @@ FOREIGN = {  # what other programs want to find in `config.json`, see [hf/06](hf
 
 @patch(cls_method=True)
 def from_dict(cls: I3Config, d: dict) -> I3Config:
-    "The inverse of `to_dict`; unknown keys raise `I3Error`, but for what other programs add."
+    "The inverse of `to_dict`; ignores the keys in `FOREIGN` and raises `I3Error` for other unknown keys."
     if not isinstance(d, dict):
         raise I3Error(f'config: {reprlib.repr(d)} is no object with the fields of a model')
     d = {k: v for k, v in d.items() if k not in FOREIGN}
-    if 'num_experts_per_tok' in d:  # `transformers` keeps the other name for itself
+    if 'num_experts_per_tok' in d:  # the name in `transformers`, where `top_k` means something else
         d['top_k'] = d.pop('num_experts_per_tok')
     if d.pop('model_type', None) != 'i3':
         raise I3Error("config: model_type is not 'i3'; this is another model's configuration")
@@ -231,7 +231,7 @@ def load(cls: I3Config, folder) -> I3Config:
 
 # %% ../nbs/01_core.ipynb #c023
 def param_table(cfg: I3Config) -> dict:
-    "Parameters of each piece of the model, by name, from the shapes alone."
+    "Number of parameters of each piece of the model, from the shapes alone."
     d, c, n, r, L, H, A = cfg.d_model, cfg.d_inner, cfg.d_state, cfg.dt_rank, cfg.n_layers, cfg.n_hybrid, cfg.n_attn
     widths = [h * cfg.head_dim for h in (cfg.attn_heads or (cfg.n_heads,) * A)]
     return {
@@ -254,7 +254,7 @@ def param_table(cfg: I3Config) -> dict:
 
 
 def param_count(cfg: I3Config) -> int:
-    "All parameters of the model."
+    "Number of parameters of the model."
     return sum(param_table(cfg).values())
 
 # %% ../nbs/01_core.ipynb #y1119
@@ -263,21 +263,21 @@ class Kind(NamedTuple):
 
     piece: str  # its row in `param_table`
     role: str  # one of `ROLES`
-    large: bool = False  # multiplies every token, and may be kept in 16 bits for generation
+    large: bool = False  # multiplies every token; may be kept in 16 bits for generation
     in_first: bool = False  # its matrices are (in, out), as in x @ w, instead of (out, in) as in `nn.Linear`
-    parts: int = 1  # how many matrices lie below each other in it
-    filters: bool = False  # no matrix, but every token is multiplied with all of it
+    parts: int = 1  # number of matrices stacked along its rows
+    filters: bool = False  # not a matrix, but all of it multiplies every token
 
     @property
     def multiplies(self) -> bool:
-        "Whether it is a factor of products with tokens, so that it counts in `flops_per_token`."
+        "Whether tokens are multiplied by it, so that it counts in `flops_per_token`."
         return self.role in ('hidden', 'matrix') or self.filters
 
 
 ROLES = (
     'hidden',  # a matrix between two widths of the model
-    'matrix',  # another matrix
-    'table',  # a row for each token
+    'matrix',  # any other matrix
+    'table',  # one row per token of the vocabulary
     'vector',
 )
 
@@ -285,7 +285,7 @@ ROLES = (
 def kinds_of(
     model,  # a module whose classes declare their parameters in `KINDS`: {name below the module: `Kind`}
 ) -> dict:  # {name in `model.named_parameters()`: `Kind`}
-    "What every parameter of a model is. Raises `I3Error` for one that no module declares."
+    "The `Kind` of every parameter of a model. Raises `I3Error` for one that no module declares."
     kinds = {}
     for path, module in model.named_modules():
         for name, kind in getattr(module, 'KINDS', {}).items():

@@ -36,7 +36,7 @@ from .recurrence import GRUMambaHybrid
 
 # %% ../nbs/07_model.ipynb #c008
 class Block(nn.Module):
-    "A mixer over time, then experts for each token; both on a normalised copy, added to the stream."
+    "A mixer over time, then experts for each token; both read a normalised copy and add to the stream."
 
     KINDS = {f'norm{i}.{part}': Kind('layer norms', 'vector') for i in (1, 2) for part in ('weight', 'bias')}
 
@@ -48,11 +48,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,  # (b, t, d) the stream
-        state=None,  # the mixer's memory of the tokens before
+        state=None,  # the mixer's memory of the earlier tokens
         want_state: bool = False,  # return the memory after `x`
         kept: torch.Tensor | None = None,  # (2, b, 1, d) factors on what mixer and experts add, from `channels_kept`
-    ) -> tuple:  # x (b, t, d), state or None, pattern weights (b, t, patterns) or None, the experts' evidence
-        "Add to the stream what mixer and experts say."
+    ) -> tuple:  # x (b, t, d), state or None, pattern weights (b, t, patterns) or None, the experts' `MoEAux`
+        "Add the outputs of mixer and experts to the stream."
         y, state, *route = self.mixer(self.norm1(x), state, want_state)
         x = x + (y if kept is None else y * kept[0])
         y, aux = self.moe(self.norm2(x))
@@ -61,23 +61,23 @@ class Block(nn.Module):
 # %% ../nbs/07_model.ipynb #c297ec3c
 def channels_kept(
     x: torch.Tensor,  # (b, t, d) the stream
-    blocks: int,  # number of them
-    share: float,  # of the channels that is left out
-) -> torch.Tensor:  # (blocks, 2, b, 1, d) 0 where a channel is left out, else 1 / (1 - share)
-    "A draw of the channels that mixers and experts may add to."
+    blocks: int,  # number of blocks
+    share: float,  # of the channels that are dropped
+) -> torch.Tensor:  # (blocks, 2, b, 1, d) 0 where a channel is dropped, else 1 / (1 - share)
+    "Random dropout factors for the channels of what mixers and experts add."
     return F.dropout(x.new_ones(blocks, 2, len(x), 1, x.shape[-1]), share)
 
 # %% ../nbs/07_model.ipynb #c011
 @form('head', 'torch')
 def softmax_gradient(
-    logits: torch.Tensor,  # (rows, v) without bias; used up: where `dbias` is given, their gradients take their place
+    logits: torch.Tensor,  # (rows, v) without bias; overwritten: with their gradients, if `dbias` is given
     bias: torch.Tensor,  # (v,)
     targets: torch.Tensor,  # (rows,) int64; negative: the row does not count
     scale,  # factor on the gradients: a number, or a tensor ()
     dbias: torch.Tensor | None,  # (v,) the bias's gradient, added to; None: no gradients are wanted
 ) -> torch.Tensor:  # () summed loss of the rows
-    "Loss of some rows of logits, and its gradient in their place."
-    total, size = 0, 64 if logits.is_cpu else len(logits)  # few rows stay in a CPU's cache
+    "Loss of some rows of logits; the gradients replace the logits."
+    total, size = 0, 64 if logits.is_cpu else len(logits)  # a few rows at a time stay in a CPU's cache
     for low, y in zip(logits.split(size), targets[:, None].split(size)):
         counts, y = y >= 0, y.clamp_min(0)  # (rows, 1)
         wide = low.to(bias.dtype).add_(bias)  # (rows, v)
@@ -100,11 +100,11 @@ class HeadGradients(NamedTuple):
 
     def add_slice(
         self,
-        rows: slice,  # which of all rows
+        rows: slice,  # position of the slice in all rows
         dlogits,  # (rows, padded v) gradients of the slice's logits
         xs,  # (rows, d) its hidden states
         W,  # (padded v, d) the head
-        columns: int,  # of the logits, taken at a time
+        columns: int,  # how many logits are taken at a time
     ):
         "Add what a slice of rows contributes."
         for part, some, dW in zip(dlogits.split(columns, 1), W.split(columns), self.W.split(columns)):
@@ -118,7 +118,7 @@ class HeadGradients(NamedTuple):
 def padded_head(
     W: torch.Tensor,  # (v, d)
     bias: torch.Tensor,  # (v,)
-    dtype: torch.dtype,  # of the copy of `W`
+    dtype: torch.dtype,  # type of the copy of `W`
 ) -> tuple:  # (padded v, d), (padded v,)
     "Copies with empty rows up to a multiple of 64; their bias is minus infinity, so that they get no probability."
     empty = -len(W) % 64
@@ -130,8 +130,8 @@ def padded_head(
 class _LinearCrossEntropy(Function):
     "Mean cross-entropy of `x @ W.T + bias`, a slice of tokens at a time; gradients are made in the forward pass."
 
-    TOKENS = 1024  # of a slice
-    COLUMNS = 4448  # logits per token that a processor sums over at once, which its caches like better than all of them
+    TOKENS = 1024  # per slice
+    COLUMNS = 4448  # logits per token that a CPU sums over at a time; all of them at once suit its caches less
 
     @staticmethod
     def forward(ctx, x, W, bias, targets):
@@ -172,12 +172,12 @@ def linear_cross_entropy(
 # %% ../nbs/07_model.ipynb #c020
 @dataclass(kw_only=True)
 class I3Output:
-    "What the model says of a batch."
+    "What the model returns for a batch."
 
     hidden: torch.Tensor  # (b, t, d) after the final norm
     head: nn.Linear = field(repr=False)
-    loss: torch.Tensor | None = None  # () what to minimise: `lm_loss` and the weighted expert losses
-    lm_loss: torch.Tensor | None = None  # () mean cross-entropy in nats a token
+    loss: torch.Tensor | None = None  # () what to minimise: `lm_loss` plus the weighted expert losses
+    lm_loss: torch.Tensor | None = None  # () mean cross-entropy in nats per token
     balance: torch.Tensor | None = None  # () load-balancing loss, mean over layers
     z: torch.Tensor | None = None  # () router z-loss, mean over layers
     choices: torch.Tensor | None = None  # (layers, e) how often each expert was chosen
@@ -193,7 +193,7 @@ class I3Output:
 
 # %% ../nbs/07_model.ipynb #hd3c1a70
 def make_blocks(cfg: I3Config) -> nn.ModuleList:
-    "The stack: first the GRU-Mamba blocks, then those with attention."
+    "The stack: first the GRU-Mamba blocks, then the attention blocks."
     heads = cfg.attn_heads or (cfg.n_heads,) * cfg.n_attn
     mixers = [GRUMambaHybrid(cfg) for _ in range(cfg.n_hybrid)] + [MultiPatternAttention(cfg, h) for h in heads]
     return nn.ModuleList(Block(cfg, mixer) for mixer in mixers)
@@ -201,7 +201,7 @@ def make_blocks(cfg: I3Config) -> nn.ModuleList:
 
 @torch.no_grad()
 def calm_blocks(blocks: nn.ModuleList):
-    "Make what each layer adds to the stream the smaller, the deeper the stack (GPT-2)."
+    "Scale down what each layer adds to the stream; a deeper stack is scaled down more (GPT-2)."
     shrink = (2 * len(blocks)) ** -0.5
     for block in blocks:
         out = block.mixer.out_proj if isinstance(block.mixer, GRUMambaHybrid) else block.mixer.out
@@ -213,7 +213,7 @@ def calm_blocks(blocks: nn.ModuleList):
 def model_parts(
     cfg: I3Config,
 ) -> tuple:  # embedding, blocks, final norm, head
-    "The parts of a new model, with small embedding and head."
+    "The parts of a new model; embedding and head have small random weights."
     embed, blocks = nn.Embedding(cfg.vocab_size, cfg.d_model), make_blocks(cfg)
     norm, head = nn.LayerNorm(cfg.d_model), nn.Linear(cfg.d_model, cfg.vocab_size)
     for weight in (embed.weight, head.weight):
@@ -236,7 +236,7 @@ class I3Model(nn.Module):
 
     def __init__(self, cfg: I3Config):
         super().__init__()
-        self.cfg, self.dropout = cfg, 0.0  # share of the channels that blocks leave out while training
+        self.cfg, self.dropout = cfg, 0.0  # share of the channels that is dropped in training
         self.embed, self.blocks, self.norm, self.head = model_parts(cfg)
 
     @property
@@ -254,16 +254,16 @@ class I3Model(nn.Module):
 def run_blocks(
     self: I3Model,
     x: torch.Tensor,  # (b, t, d) embedded tokens
-    state: list | None = None,  # memory of the tokens before
-    want_state: bool = False,  # gather the memory after `x`
-) -> tuple:  # x (b, t, d), states, pattern weights of the attention layers, the experts' evidence of all layers
+    state: list | None = None,  # memory of the earlier tokens
+    want_state: bool = False,  # also return the memory after `x`
+) -> tuple:  # x (b, t, d), states, pattern weights of the attention layers, `MoEAux` of all layers
     "Pass the stream through all blocks."
     states, routes, auxes = [], [], []
     recompute = self.cfg.checkpoint and torch.is_grad_enabled()
     dropped = self.dropout if self.training else 0.0
     kept = channels_kept(x, len(self.blocks), dropped) if dropped else [None] * len(self.blocks)
     for block, before, of_block in zip(self.blocks, state or [None] * len(self.blocks), kept):
-        if recompute:  # the draw is an argument, so it stays the same
+        if recompute:  # the dropout factors are an argument, so they stay the same
             x, after, route, aux = checkpoint(
                 block, x, before, want_state, of_block, use_reentrant=False, preserve_rng_state=False
             )
@@ -280,9 +280,9 @@ def run_blocks(
 def token_loss(
     self: I3Model,
     hidden: torch.Tensor,  # (b, t, d) after the final norm
-    targets: torch.Tensor,  # (b, t) the token after each; -100 is ignored
+    targets: torch.Tensor,  # (b, t) the next token at each position; -100 is ignored
 ) -> torch.Tensor:  # () mean cross-entropy in nats per token
-    "How badly the head predicts the targets from the hidden states."
+    "Cross-entropy of the head's predictions of the targets."
     return linear_cross_entropy(hidden.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten())
 
 
@@ -290,11 +290,11 @@ def token_loss(
 def forward(
     self: I3Model,
     ids: torch.Tensor,  # (b, t) int64 token ids
-    targets: torch.Tensor | None = None,  # (b, t) the token after each; -100 is ignored
+    targets: torch.Tensor | None = None,  # (b, t) the next token at each position; -100 is ignored
     state: list | None = None,  # memory of the tokens before `ids`
     want_state: bool = False,  # return the memory after `ids`
 ) -> I3Output:
-    "Read `ids`; with `targets`, also the loss."
+    "Read `ids`; with `targets`, also compute the loss."
     x, states, routes, auxes = self.run_blocks(self.embed(ids), state, want_state)  # (b, t, d)
     out = I3Output(hidden=self.norm(x), head=self.head, routes=routes, state=states if want_state else None)
     out.balance = torch.stack([aux.balance for aux in auxes]).mean()
@@ -313,14 +313,14 @@ def with_usage(
     out: I3Output,  # of a piece of a step, with targets
     usage: torch.Tensor,  # (layers, e) share of the whole step's choices each expert got
 ) -> I3Output:
-    "What the model says of a piece, with the balance and the loss that count in the whole step."
+    "The output for a piece, with its balance and loss computed from the usage in the whole step."
     layers = [balance_loss(probs.flatten(0, 1), of_layer) for probs, of_layer in zip(out.probs, usage)]
     balance = torch.stack(layers).mean()
     return replace(out, balance=balance, loss=out.lm_loss + router_loss(self.cfg, balance, out.z))
 
 # %% ../nbs/07_model.ipynb #c024
 def count_pieces(model: nn.Module) -> dict:
-    "Parameters of each piece, read off the model itself; names as in `param_table`."
+    "Number of parameters of each piece, counted on the model itself; names as in `param_table`."
     kinds, counts = kinds_of(model), {}
     for name, p in model.named_parameters():
         piece = kinds[name].piece
@@ -331,8 +331,8 @@ def count_pieces(model: nn.Module) -> dict:
 def as_os_error(
     error: SafetensorError,
     path,  # the file that was being written
-) -> Exception:  # an `OSError`, or `error` itself where it is about something else
-    "What safetensors says of a disk that refuses, with the system's number of the reason."
+) -> Exception:  # an `OSError`, or `error` itself if it is not about the disk
+    "Turn a safetensors error about the disk into an `OSError` with the system's error number."
     number = re.search(r'os error (\d+)', str(error))
     if not number and 'I/O error' not in str(error):
         return error
@@ -344,19 +344,19 @@ def save_tensors(
     tensors: dict,  # name -> tensor, on any device
     path: Path,  # the file
 ):
-    "Write a safetensors file atomically; raises `OSError` where the disk refuses."
+    "Write a safetensors file atomically; raises `OSError` if the disk refuses."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(path.parent) as work:
         unfinished = work / path.name
         unfinished.touch()
-        rights = unfinished.stat().st_mode  # what the system gives to new files; the library gives its own
+        rights = unfinished.stat().st_mode  # permissions of a new file; the library sets its own
         try:
             ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
             save_file(ready, unfinished, metadata={'format': 'pt'})
         except SafetensorError as e:
             raise as_os_error(e, path) from e
-        with contextlib.suppress(OSError):  # some file systems know no rights
+        with contextlib.suppress(OSError):  # some file systems have no permissions
             os.chmod(unfinished, rights)
         flush_to_disk(unfinished)
         os.replace(unfinished, path)
@@ -415,7 +415,7 @@ def from_pretrained(
     return model.eval()
 
 # %% ../nbs/07_model.ipynb #c040
-MULTIPLIED = {  # rows of `param_table`: the pieces that tokens are multiplied with
+MULTIPLIED = {  # rows of `param_table` whose weights are multiplied with each token
     kind.piece
     for part in (GRUMambaHybrid, MultiPatternAttention, SparseMoE, Block, I3Model)
     for kind in part.KINDS.values()
@@ -424,7 +424,7 @@ MULTIPLIED = {  # rows of `param_table`: the pieces that tokens are multiplied w
 
 
 def keys_per_token(cfg: I3Config) -> int:
-    "Keys that a token reads, at most, under all attention patterns together."
+    "The most keys that a token reads, under all attention patterns together."
     places = torch.arange(2 * attn_reach(cfg))
     return sum(int(pattern_mask(name, places, places, cfg).sum(1).max()) for name in cfg.patterns)
 
@@ -432,7 +432,7 @@ def keys_per_token(cfg: I3Config) -> int:
 def flops_per_token(cfg: I3Config) -> int:
     "Operations of a training step per token: six per active matrix weight, plus scan and attention windows."
     table = param_table(cfg)
-    table['experts'] = table['experts'] * cfg.top_k // cfg.n_experts  # the others rest
+    table['experts'] = table['experts'] * cfg.top_k // cfg.n_experts  # the other experts are idle
     active = sum(table[piece] for piece in MULTIPLIED)
     scan = cfg.n_hybrid * cfg.d_inner * cfg.d_state * 7
     windows = cfg.n_attn * 2 * 2 * cfg.d_model * keys_per_token(cfg)

@@ -21,9 +21,9 @@ from .core import I3Config, Kind
 # %% ../nbs/06_moe.ipynb #c007
 def route(
     logits,  # (n, e) gate outputs
-    k: int,  # experts that a token uses
+    k: int,  # experts used per token
 ):  # probs (n, e) and weights (n, k), which both sum to 1 per token; experts (n, k), the indices of the chosen
-    "Softmax over all experts, the best `k`, their weights renormalised."
+    "Softmax over all experts; the best `k`, with their probabilities renormalised as weights."
     probs = logits.softmax(-1)  # (n, e)
     weights, experts = probs.topk(k)  # (n, k)
     return probs, weights / weights.sum(-1, keepdim=True), experts
@@ -32,8 +32,8 @@ def route(
 class Router(NamedTuple):
     "A way to choose experts."
 
-    choose: Callable  # choose(logits, k) -> probs, weights, experts, as `route`
-    in_c: bool = False  # the compiled step of generation computes the same; else PyTorch's step serves
+    choose: Callable  # choose(logits, k) -> probs, weights, experts, like `route`
+    in_c: bool = False  # whether the step of generation in C supports it; else PyTorch's step is used
 
 
 ROUTERS = {'softmax': Router(route, in_c=True)}
@@ -42,7 +42,7 @@ ROUTERS = {'softmax': Router(route, in_c=True)}
 def find_router(
     name: str,  # a key of `ROUTERS`
 ) -> Router:
-    "The router of this name; `I3Error` lists the known ones."
+    "The router of this name. An unknown name raises an `I3Error` that lists the known ones."
     if name not in ROUTERS:
         raise I3Error(f'config: router={name!r} is unknown; choose one of {", ".join(ROUTERS)}')
     return ROUTERS[name]
@@ -65,7 +65,7 @@ def moe_reference(
     params: ExpertParams,
     dtype: torch.dtype,  # of the products
 ):  # (n, d)
-    "Each token, each of its experts, one after the other: the specification."
+    "The specification: a loop over tokens and the experts of each."
     w1, b1, w2, b2 = (p.to(dtype) for p in params)
     rows = []
     for token, gates, chosen in zip(x.to(dtype), weights, experts.tolist()):
@@ -84,9 +84,9 @@ def round_rows(
 
 
 class Groups(NamedTuple):
-    "Where each (token, choice) pair computes."
+    "The row in which each (token, choice) pair is computed."
 
-    src: torch.Tensor  # (rows,) token that each row holds, sorted by expert; padding rows hold token 0
+    src: torch.Tensor  # (rows,) the token of each row, sorted by expert; padding rows have token 0
     pos: torch.Tensor  # (n, k) row of each pair: the inverse of `src`
     sizes: list  # rows of each expert's group, padding included
 
@@ -94,7 +94,7 @@ class Groups(NamedTuple):
 def count_choices(
     experts,  # (n, k) chosen experts
     n_experts: int,
-):  # (e,) whole numbers, which add up to n·k
+):  # (e,) integers, which add up to n·k
     "How often each expert was chosen. Never waits for the device."
     return (experts.flatten()[:, None] == torch.arange(n_experts, device=experts.device)).sum(0)
 
@@ -104,13 +104,13 @@ def group_rows(
     n_experts: int,
     tile: int = 128,  # see `round_rows`
 ) -> Groups:
-    "Sort all choices by expert. Waits for the device once, to learn the sizes."
+    "Sort all choices by expert. Waits for the device once, to read the sizes of the groups."
     flat = experts.flatten()  # (n*k,)
-    order = flat.argsort(stable=True)  # pairs by expert, in a group by token
+    order = flat.argsort(stable=True)  # pairs sorted by expert, then by token
     counts = count_choices(experts, n_experts)
     sizes = [round_rows(c, tile) for c in counts.tolist()]
     starts = torch.tensor([0] + sizes[:-1], device=flat.device).cumsum(0)  # (e,) where each group begins
-    shift = starts - (counts.cumsum(0) - counts)  # (e,) rows that padding added before
+    shift = starts - (counts.cumsum(0) - counts)  # (e,) padding rows before the group
     row = torch.arange(len(flat), device=flat.device) + shift[flat[order]]
     pos = torch.empty_like(flat).index_copy_(0, order, row).view_as(experts)
     src = flat.new_zeros(sum(sizes)).index_copy_(0, row, order // experts.shape[1])
@@ -118,10 +118,10 @@ def group_rows(
 
 # %% ../nbs/06_moe.ipynb #c013
 class TorchOps:
-    """What lies between the experts' products: six operations, which every form of 'expert_ops' has with these shapes.
+    """The operations around the experts' products: six functions, with these shapes in every form of 'expert_ops'.
 
-    n tokens of width d choose k experts each; `rows` hold the choices sorted by expert, with padding; f is the width
-    inside an expert. `a` and its like are one expert's rows."""
+    n tokens of width d choose k experts each; rows are the choices sorted by expert, with padding; f is the width
+    inside an expert. Arguments of the shape (rows, f) contain the rows of one expert."""
 
     @staticmethod
     def gather(
@@ -146,16 +146,16 @@ class TorchOps:
         a,  # (rows, f) first product; becomes a + b1
         b1,  # (f,)
     ):  # (rows, f)
-        "Add the bias in place, and return the sum's gelu."
+        "Add the bias in place, and return the gelu of the sum."
         return F.gelu(a.add_(b1.to(a.dtype)))
 
     @staticmethod
     def bias_gelu_backward(
         a,  # (rows, f) first product with its bias
-        dh,  # (rows, f) gradient of the gelu; becomes that of `a`
+        dh,  # (rows, f) gradient of the gelu; becomes the gradient of `a`
         db1,  # (f,) filled with the gradient of the bias
     ):  # gelu(a), (rows, f)
-        "The way back through `bias_gelu`, in place."
+        "The backward pass of `bias_gelu`, in place."
         torch.ops.aten.gelu_backward.grad_input(dh, a, grad_input=dh)
         db1.copy_(dh.sum(0))
         return F.gelu(a)
@@ -176,7 +176,7 @@ class TorchOps:
         pos,  # (n, k) row of each choice
         weights,  # (n, k) gates
     ):  # dy (rows, d), 0 in padding rows; dweights (n, k)
-        "The way back through `combine`."
+        "The backward pass of `combine`."
         dout = dout.unsqueeze(1)
         dy = torch.zeros_like(y)
         dy[pos] = (dout * weights.unsqueeze(-1)).to(y.dtype)
@@ -186,24 +186,24 @@ class TorchOps:
 @form('expert_ops', 'torch')
 def torch_ops(
     dtype: torch.dtype,  # of the products
-):  # the six operations
-    "The small operations in PyTorch."
+):  # `TorchOps`
+    "The six operations in PyTorch."
     return TorchOps
 
 # %% ../nbs/06_moe.ipynb #c019
 class ExpertFFN(torch.autograd.Function):
-    "Weighted sum of the chosen experts' outputs, computed in `dtype`; differentiable once."
+    "Weighted sum of the chosen experts' outputs, computed in `dtype`; can be differentiated once."
 
     @staticmethod
     def forward(
         ctx,
-        groups,  # where each choice computes
+        groups,  # `Groups`, from `group_rows`
         dtype,  # of the products
         x,  # (n, d) tokens
         weights,  # (n, k) gates
         *params,  # w1 (e, d, f), b1 (e, f), w2 (e, f, d), b2 (e, d)
     ):  # (n, d)
-        "Products expert by expert, over the rows of each."
+        "Compute expert by expert, each on its own rows."
         params = ExpertParams(*params)
         ops = best('expert_ops', x.device, x.dtype, dtype)(dtype)
         w1, w2, b2 = (p.to(dtype) for p in (params.w1, params.w2, params.b2))
@@ -226,7 +226,7 @@ class ExpertFFN(torch.autograd.Function):
         ctx,
         dout,  # (n, d)
     ):  # gradients of `x`, `weights` and the four parameters
-        "The way back, expert by expert."
+        "The backward pass, expert by expert."
         xs, weights, w1, w2, pos, y, *acts = ctx.saved_tensors
         ops, (e, d, f) = ctx.ops, w1.shape
         dy, dweights = ops.combine_backward(dout.to(xs.dtype), y, pos, weights)
@@ -239,8 +239,8 @@ class ExpertFFN(torch.autograd.Function):
 # %% ../nbs/06_moe.ipynb #y1138
 def _backward_of_experts(
     ops,  # the small operations
-    of_experts,  # for each expert: its rows (rows, d), their results' gradient, and where the rows' own belongs
-    acts: list,  # (rows, f) per expert that has rows: the first product with its bias
+    of_experts,  # per expert: its rows (rows, d), the gradient of their results, and the place for the rows' gradient
+    acts: list,  # per expert that has rows: the first product with its bias (rows, f)
     matrices: tuple,  # w1 (e, d, f) and w2 (e, f, d) in the type of the products
     grads: ExpertParams,  # filled
 ):
@@ -249,9 +249,9 @@ def _backward_of_experts(
     for e, (x, dy, dx) in enumerate(of_experts):
         if not len(x):
             for grad in grads:
-                grad[e].zero_()  # not chosen: no gradient
+                grad[e].zero_()  # not chosen: its gradient is zero
             continue
-        da = dy @ w2[e].t()  # (rows, f), first as gradient of the gelu
+        da = dy @ w2[e].t()  # (rows, f), at first the gradient of the gelu
         grads.w2[e] = ops.bias_gelu_backward(next(acts), da, grads.b1[e]).t() @ dy
         grads.b2[e] = dy.sum(0)
         grads.w1[e] = x.t() @ da
@@ -259,7 +259,7 @@ def _backward_of_experts(
 
 # %% ../nbs/06_moe.ipynb #y1145
 def default_tile(dtype: torch.dtype) -> int:
-    "What groups are rounded up to for products of this type, see `round_rows`: 128 for 16 bits, else nothing."
+    "The `tile` of `round_rows` for products of this type: 128 for 16 bits, else 1 (no rounding)."
     return 1 if dtype.itemsize > 2 else 128
 
 
@@ -272,15 +272,15 @@ def grouped_experts(
     dtype: torch.dtype,  # of the products
     tile: int | None = None,  # None: `default_tile`
 ):  # (n, d)
-    "The experts' weighted sum: one product per expert and layer, over the rows that chose it."
+    "The weighted sum of the experts: one product per expert and layer, on the rows that chose the expert."
     groups = group_rows(experts, len(params.w1), tile or default_tile(dtype))
     return ExpertFFN.apply(groups, dtype, x, weights, *params)
 
 # %% ../nbs/06_moe.ipynb #c024
 def balance_loss(
-    probs,  # (n, e) from the router, for all tokens of a step or some of them
-    usage,  # (e,) share of all choices of the step, sums to 1
-):  # scalar: 1 at perfect balance, up to e/k when one expert takes all the probability
+    probs,  # (n, e) from the router, for all or some tokens of a step
+    usage,  # (e,) each expert's share of all choices in the step; sums to 1
+):  # scalar: 1 at perfect balance, up to e/k if one expert has all the probability
     "Load-balancing loss of GShard and Switch, for any `k`."
     return probs.shape[-1] * (usage.detach() * probs.mean(0)).sum()
 
@@ -297,7 +297,7 @@ def router_loss(
     balance,  # from `balance_loss`, or the mean of several layers
     z,  # from `z_loss`, or the mean of several layers
 ):
-    "What a training adds to its loss for the router: both losses, weighted as the configuration says."
+    "What training adds to its loss for the router: both losses, with the weights of the configuration."
     return cfg.balance_coef * balance + cfg.z_coef * z
 
 # %% ../nbs/06_moe.ipynb #c027
@@ -306,13 +306,13 @@ class MoEAux(NamedTuple):
 
     balance: torch.Tensor  # scalar, see `balance_loss`
     z: torch.Tensor  # scalar, see `z_loss`
-    choices: torch.Tensor  # (e,) how often each expert was chosen: whole numbers
-    usage: torch.Tensor  # (e,) their shares, which sum to 1; no gradient
+    choices: torch.Tensor  # (e,) how often each expert was chosen: integers
+    usage: torch.Tensor  # (e,) shares of the choices, which sum to 1; no gradient
     probs: torch.Tensor  # (b, t, e) from the router, sum to 1 per token
 
 
 class SparseMoE(nn.Module):
-    "Top-k mixture of GELU experts: only the chosen compute, and no token is dropped."
+    "Top-k mixture of GELU experts: only the chosen experts compute, and no token is dropped."
 
     KINDS = {
         'gate.weight': Kind('expert gates', 'matrix'),
@@ -338,7 +338,7 @@ class SparseMoE(nn.Module):
         return ExpertParams(self.w1, self.b1, self.w2, self.b2)
 
     def logits(self, x):  # (n, d) -> (n, e)
-        "Gate outputs, in fp32 or better whatever autocast says."
+        "Gate outputs, in fp32 or better, also under autocast."
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
             return self.gate(x.to(self.gate.weight.dtype)).to(wide)  # called, so that its hooks run
@@ -347,7 +347,7 @@ class SparseMoE(nn.Module):
         self,
         x,  # (b, t, d)
     ):  # y (b, t, d), `MoEAux`
-        "Route each token, run its experts by the fastest form for the device and the type, and report."
+        "Route each token, and run its experts by the fastest form for the device and the type."
         rows, dtype = x.flatten(0, -2), compute_dtype(x)  # (n, d)
         logits = self.logits(rows)  # (n, e)
         probs, weights, chosen = self.route(logits, self.top_k)

@@ -17,7 +17,7 @@ from .optim import LeanAdamW, RowOptimizer, require_protocol
 
 # %% ../nbs/11_recipes.ipynb #c040
 def _make_torch_states(opt: torch.optim.AdamW):
-    "What PyTorch's AdamW makes at its first step."
+    "Make the states that PyTorch's AdamW would make at its first step."
     for g in opt.param_groups:
         for p in g['params']:
             if p not in opt.state or not opt.state[p]:
@@ -50,7 +50,7 @@ class Optimizers:
         return self.param_groups[0]['lr']
 
     def set_lr_scale(self, scale: float):
-        "Every group's rate becomes its base rate times `scale`."
+        "Set every group's rate to its base rate times `scale`."
         self.scale = scale
         for g in self.param_groups:
             g['lr'] = g['base_lr'] * scale
@@ -61,7 +61,7 @@ class Optimizers:
             o.step()
 
     def make_states(self):
-        "Make every state now, so that a device that is too small for them says so before the first step."
+        "Make every state now, so that a lack of memory shows before the first step."
         for o in self.parts:
             if hasattr(o, 'make_states'):
                 o.make_states()
@@ -69,7 +69,7 @@ class Optimizers:
                 _make_torch_states(o)
 
     def row_optimizer(self, p) -> RowOptimizer:
-        "The optimizer that holds `p`; raises `I3Error` if that one cannot take its rows in turn."
+        "The optimizer that holds `p`; raises `I3Error` if it cannot update some rows at a time."
         holder = next(o for o in self.parts if any(q is p for g in o.param_groups for q in g['params']))
         require_protocol(holder, RowOptimizer, 'small memory')
         return holder
@@ -79,7 +79,7 @@ class Optimizers:
         rank: int,  # of this process, from 0
         size: int,  # processes
     ):
-        "The work of optimizers that can share it (Muon) is split among `size` processes with equal gradients."
+        "Split the work of optimizers that support it (Muon) among `size` processes with equal gradients."
         for o in self.parts:
             if size > 1 and hasattr(o, 'share'):
                 o.share(rank, size)
@@ -95,12 +95,12 @@ class Optimizers:
             o.state.clear()
 
     def state_dict(self) -> dict:
-        "What a checkpoint keeps."
+        "The state that a checkpoint saves."
         kinds = [type(o).__name__ for o in self.parts]
         return dict(kinds=kinds, scale=self.scale, parts=[o.state_dict() for o in self.parts])
 
     def load_state_dict(self, state: dict):
-        "Restores everything, rates included; a state of another recipe is refused."
+        "Restore everything, including rates; a state of another recipe is refused."
         found, mine = state.get('kinds'), [type(o).__name__ for o in self.parts]
         if found != mine:
             raise I3Error(
@@ -112,7 +112,7 @@ class Optimizers:
 
 # %% ../nbs/11_recipes.ipynb #c041
 RECIPES = {
-    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01, start='random'),  # what the papers name
+    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01, start='random'),  # the values in the papers
     'adamw': dict(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),  # this and the next: from a comparison, see below
     'muon': dict(lr=0.02, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, muon_decay=0.0),
 }
@@ -120,7 +120,7 @@ HELP_WORDS['recipes'] = lambda: one_of(RECIPES)
 
 # %% ../nbs/11_recipes.ipynb #y9677
 class Member(NamedTuple):
-    "A parameter on its way to an optimizer."
+    "A parameter that is given to a maker."
 
     name: str  # as in `model.named_parameters()`
     p: torch.nn.Parameter
@@ -128,7 +128,7 @@ class Member(NamedTuple):
 
 
 def _grouped(members: list, key) -> dict:
-    "Parameters by `key(kind)`, in the order in which they come."
+    "Parameters grouped by `key(kind)`, in their original order."
     groups = {}
     for member in members:
         groups.setdefault(key(member.kind), []).append(member.p)
@@ -136,7 +136,7 @@ def _grouped(members: list, key) -> dict:
 
 
 def _check_adamw(settings: dict):
-    "Raise `I3Error` unless a recipe has the numbers that AdamW needs, and averages that 16 bits can follow."
+    "Raise `I3Error` unless a recipe has the settings that AdamW needs, and averages that 16 bits can follow."
     missing = [k for k in ('betas', 'weight_decay') if k not in settings]
     if missing:
         recipe, lacks = settings['recipe'], ' and '.join(missing)
@@ -153,7 +153,7 @@ def make_adamw(
     members: list,  # of `Member`
     settings: dict,  # see `build_optimizer`
 ):
-    "AdamW with decay on matrices: PyTorch's, unless the averages have a type of their own or rows come in turn."
+    "AdamW with decay on matrices: PyTorch's, unless the averages have another type or rows are updated in parts."
     _check_adamw(settings)
     decay, rate = settings['weight_decay'], settings.get('adam_lr', settings['lr'])
     groups = [
@@ -192,8 +192,8 @@ def recipe_settings(
     recipe: str,  # a key of `RECIPES`
     lr: float | None = None,  # main rate; None: the recipe's
     **overrides,  # other entries of the recipe
-) -> dict:  # with the recipe's name
-    "The numbers of a recipe. An unknown recipe, entry, rate or role raises `I3Error`."
+) -> dict:  # the settings, with the recipe's name
+    "The settings of a recipe. An unknown recipe, entry, rate or role raises `I3Error`."
     if recipe not in RECIPES:
         raise I3Error(f'recipe {recipe!r} is unknown; choose one of {", ".join(RECIPES)}')
     usual = RECIPES[recipe]
@@ -209,7 +209,7 @@ def recipe_settings(
 
 
 def stage_of(name: str) -> str:
-    "The part of the model whose gradients come together: 'blocks.i', or 'embed', or 'head' with the final norm."
+    "The stage that a parameter belongs to: 'blocks.i', or 'embed', or 'head' with the final norm."
     if name.startswith('blocks.'):
         return '.'.join(name.split('.')[:2])
     return 'embed' if name.startswith('embed.') else 'head'
@@ -230,8 +230,8 @@ def build_optimizer(
     *,
     rounds=POLAR,  # Muon's rounds of Newton-Schulz
     state_dtype: torch.dtype | None = None,  # of momentum and averages; None: the parameters' type
-    ns_dtype: torch.dtype | None = None,  # of Muon's products; None: what the device is made for
-    by_block: bool = False,  # optimizers for each block by itself, and for rows of the head in turn
+    ns_dtype: torch.dtype | None = None,  # of Muon's products; None: the type that suits the device
+    by_block: bool = False,  # separate optimizers for each block, and updates of the head some rows at a time
     **overrides,  # other entries of the recipe: adam_lr, betas, weight_decay, muon_decay
 ) -> Optimizers:
     "The optimizer of a recipe. An unknown recipe, entry or rate raises `I3Error`."
@@ -245,5 +245,5 @@ def build_optimizer(
     made = Optimizers({k: _optimizers(some, MAKERS.get(recipe, {}), settings) for k, some in stages.items()})
     for member in stages.get('head', ()):
         if member.kind.role == 'matrix':
-            made.row_optimizer(member.p)  # refuses one that cannot take rows in turn
+            made.row_optimizer(member.p)  # raises if it cannot update some rows at a time
     return made

@@ -44,19 +44,19 @@ def files_below(
             try:
                 found.append(os.lstat(os.path.join(place, name)))
             except OSError:
-                continue  # it has gone in between
+                continue  # it was removed in the meantime
     return found
 
 
 def disk_bytes(folder) -> int:
-    "Bytes of all files below a folder; one with several names counts once."
+    "Bytes of all files below a folder; a file with several names counts once."
     return sum({(s.st_dev, s.st_ino): s.st_size for s in files_below(folder)}.values())
 
 
 def freed_bytes(
     folder,  # to be removed
 ) -> int:
-    "Bytes that come free if a folder goes: those of files that have no name elsewhere."
+    "Bytes freed by removing a folder: those of files that have no name outside it."
     names = {}
     for s in files_below(folder):
         names.setdefault((s.st_dev, s.st_ino), []).append(s)
@@ -83,10 +83,10 @@ class RunRow(NamedTuple):
     state: str  # of `run_state`
     steps: int | None
     tokens: int | None
-    val_loss: float | None  # nats a token, the last that is known
-    bits_per_byte: float | None  # the last that is known
+    val_loss: float | None  # nats per token, the last known value
+    bits_per_byte: float | None  # the last known value
     disk_bytes: int
-    age_s: float | None  # since its last step was written
+    age_s: float | None  # seconds since its last step was written
 
 
 def _last_number(rows: list, key: str):
@@ -107,8 +107,8 @@ def run_row(
     return RunRow(name, run_state(run)[0], steps, tokens, loss, bits, disk_bytes=disk_bytes(run), age_s=age)
 
 
-def list_runs(folder) -> list:  # of `RunRow`, the one that was active last comes first
-    "All runs of a folder. Raises `I3Error` where there is no such folder."
+def list_runs(folder) -> list:  # of `RunRow`, the most recently active first
+    "All runs of a folder. Raises `I3Error` if there is no such folder."
     folder = Path(folder)
     if not folder.is_dir():
         raise I3Error(f'{str(folder)!r} is no folder; give one that holds runs, such as the parent of --out')
@@ -118,7 +118,7 @@ def list_runs(folder) -> list:  # of `RunRow`, the one that was active last come
 
 # %% ../nbs/15_runs.ipynb #c05099d
 def _age(seconds: float) -> str:
-    "A time that is past, as people say it."
+    "A time span in its largest suitable unit."
     for unit, size in (('days', 86_400), ('h', 3600), ('min', 60)):
         if seconds >= 2 * size:
             return f'{seconds / size:.0f} {unit}'
@@ -143,7 +143,7 @@ def runs_table(
 # %% ../nbs/15_runs.ipynb #c33e6d6
 def why_kept(
     run: Path,  # the run's folder
-) -> str:  # '' if nothing speaks against it
+) -> str:  # '' if they may be removed
     "Why the checkpoints of a run have to stay."
     state = run_state(run)[0]
     if state != 'finished' or read_json(run / STATUS_FILE).get('state') != 'finished':
@@ -162,15 +162,15 @@ def why_kept(
 def prunable(
     folder,  # a run, or a folder with runs
 ) -> list:  # of run folders
-    "Finished runs that have checkpoints which may go."
+    "Finished runs whose checkpoints may be removed."
     has_some = [run for run in find_runs(Path(folder)) if (run / CHECKPOINTS).is_dir()]
     return [run for run in has_some if not (run / CHECKPOINTS).is_symlink() and not why_kept(run)]
 
 
 def remove_checkpoints(
     run: Path,  # the run's folder
-) -> int:  # bytes that came free
-    "Remove the checkpoints of a finished run. Raises `I3Error` where they have to stay, or another process trains."
+) -> int:  # bytes freed
+    "Remove the checkpoints of a finished run. Raises `I3Error` if they have to stay, or another process trains."
     with only_writer(run):
         if why := why_kept(run):
             raise I3Error(f'{str(run)!r} keeps its checkpoints: {why}')
@@ -180,7 +180,7 @@ def remove_checkpoints(
 
 # %% ../nbs/15_runs.ipynb #cd1c0c6
 def _prune(folder: Path, yes: bool):
-    "Remove the checkpoints of finished runs, if that is wanted."
+    "Remove the checkpoints of finished runs, if the user confirms."
     chosen = prunable(folder)
     say = lambda *words: print(*words, file=sys.stderr)
     for run in chosen:
@@ -202,7 +202,7 @@ def _compare(folder: Path, names: list, picture: str | None):
     "Draw runs in one picture."
     places = [folder / name if (folder / name).exists() else Path(name) for name in names]
     out = picture or folder / 'comparison.png'
-    plot_run(places, out, papers=False)  # their data were others
+    plot_run(places, out, papers=False)  # the papers' data were different
     print(f'picture: {out}', file=sys.stderr)
 
 
@@ -224,7 +224,7 @@ def i3nb_runs(
       i3nb_runs runs --prune
       i3nb_runs runs/mine --json
     """
-    list_runs(folder)  # refuses what is no folder before anything is done
+    list_runs(folder)  # before anything is done, refuse what is not a folder
     if plot:
         _compare(Path(folder), plot, picture)
     if prune:

@@ -56,7 +56,7 @@ class Shaped(NamedTuple):
 def find_shareable(
     folder,  # of a run, or one that was made for sharing
 ) -> Model:
-    "The model of a folder. Raises `I3Error` where there is none that can be shared."
+    "The model of a folder. Raises `I3Error` if there is none that can be shared."
     folder = Path(folder)
     if run_state(folder)[0] == 'running':
         raise I3Error(f'{str(folder)!r} is being trained; share it when it has ended')
@@ -117,7 +117,7 @@ def head_licence(
 def what_is_missing(
     card: str,  # Markdown with a head
 ) -> list:  # of sentences
-    "What only the owner of a model can say, and has not said."
+    "What only the owner of a model can say, and has not said yet."
     missing = []
     if head_licence(card) in ('unknown', 'see-the-data'):
         missing.append('the model has no licence yet: name one, such as apache-2.0, with --license or in README.md')
@@ -148,7 +148,7 @@ def who_sees(
 
 # %% ../nbs/17_share.ipynb #cf823feb
 def _check_request(shared: Sharing, upload: bool, public: bool):
-    "Raise `I3Error` for what cannot be asked for."
+    "Raise `I3Error` for a request that cannot work."
     check_choice('--to', shared.to, (*PLACES, 'folder'))
     if shared.to != 'folder' or shared.name:
         check_name('kaggle' if shared.to == 'kaggle' else 'hub', shared.name)
@@ -161,10 +161,10 @@ def _check_request(shared: Sharing, upload: bool, public: bool):
 def make_folder(
     model: Model,
     shared: Sharing,  # what its owner says; with a name the card is written for the hub
-    out: Path,  # where to; it must not be there, or be empty
+    out: Path,  # where to; it must not exist, or must be empty
     say=print,
 ):
-    "Make a folder that is ready to be uploaded, or passed on in any other way."
+    "Make a folder that is ready to be uploaded, or passed on in another way."
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise I3Error(f'{str(out)!r} is there already; remove it, or give another --out')
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -194,10 +194,10 @@ def share_model(
     upload: bool = False,  # send it; else only say what would be sent
     public: bool = False,
     out: str = None,  # for `to='folder'`; default: shared/ and the name of the run
-    again: str = 'upload=True',  # what sends it
+    again: str = 'upload=True',  # how to call this so that it sends, for the message
     say=print,  # called with lines for the user
 ):
-    "Make a folder for others of a trained model, or upload it, or say what would be uploaded."
+    "Make a folder of a trained model for others, or upload it, or say what would be uploaded."
     _check_request(shared, upload, public)
     model = find_shareable(folder)
     if shared.to == 'folder':
@@ -215,12 +215,12 @@ def share_model(
         if upload:
             return _send(Path(gathered), shared, public, licence, say)
     if shared.to == 'hub' and not get_token():
-        say(f'{place.title} does not know you yet: {place.login}')
+        say(f'{place.title} does not accept your login yet: {place.login}')
     say(f'Nothing was sent. To send it:\n  {again}')
 
 # %% ../nbs/17_share.ipynb #c63f8307
 def _command(options: dict) -> str:
-    "The command with these options that have a value."
+    "The command with those options that have a value."
     words = ['i3nb_share']
     for name, value in options.items():
         words += [f'--{name}'] if value is True else [f'--{name}', str(value)] if value else []
@@ -232,8 +232,8 @@ def i3nb_share(
     model: str,  # folder of a trained model
     *,
     to: str = 'hub',  # hub (the Hugging Face hub), kaggle, or folder (nothing is sent)
-    name: str = None,  # user/name that the model shall have there
-    upload: bool = False,  # send it; without, only what would be sent is said
+    name: str = None,  # user/name of the model there
+    upload: bool = False,  # send it; without this, only say what would be sent
     public: bool = False,  # everybody may see it; default: private
     license: str = None,  # of the model, as the hub calls it: apache-2.0, mit, cc-by-4.0, …
     data_license: str = None,  # of the data, where i3nb does not know it

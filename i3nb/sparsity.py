@@ -16,11 +16,11 @@ from .core import I3Config
 
 # %% ../nbs/12_sparsity.ipynb #c008
 def sparsity_at(
-    step: float,  # training step, from 0; or any other measure of progress, in one unit with the next two
+    step: float,  # training step, from 0, or another measure of progress in the unit of `warmup` and `ramp`
     final: float = 0.3,  # share of heads removed at the end
-    warmup: float = 100,  # dense steps before the first head goes
+    warmup: float = 100,  # dense steps before the first head is switched off
     ramp: float = 500,  # steps from 0 to `final`
-) -> float:  # share of heads that are to be off at `step`
+) -> float:  # share of heads that should be off at `step`
     "Cubic sparsity schedule of Zhu & Gupta (2017), from 0 to `final`."
     done = min(max((step - warmup) / max(ramp, 1e-9), 0.0), 1.0)
     return final * (1 - (1 - done) ** 3)
@@ -39,7 +39,7 @@ def attention_layers(
 
 
 class ProgressiveSparsity:
-    "Watches the heads' importance and masks the least important ones along a cubic schedule."
+    "Measures the heads' importance and masks the least important ones along a cubic schedule."
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class ProgressiveSparsity:
         final: float = 0.3,  # share of all heads to remove in the end
         warmup: int = 100,  # dense steps
         ramp: int = 500,  # steps of the cubic ramp
-        ema: float = 0.95,  # what the running mean of importance keeps in a step
+        ema: float = 0.95,  # share that the running mean of importance keeps per step
     ):
         self.layers = attention_layers(model)
         self.final, self.warmup, self.ramp, self.ema = final, warmup, ramp, ema
@@ -61,7 +61,7 @@ class ProgressiveSparsity:
         self.hooks = [a.out.register_forward_pre_hook(self._watch(i)) for i, a in enumerate(self.layers)]
 
     def close(self):
-        "Stop watching."
+        "Remove the hooks."
         for h in self.hooks:
             h.remove()
 
@@ -79,7 +79,7 @@ class ProgressiveSparsity:
 # %% ../nbs/12_sparsity.ipynb #c022
 @patch
 def _watch(self: ProgressiveSparsity, layer: int):
-    "A hook that adds up |o·dL/do| of each head of `layer` when the gradient comes by."
+    "A hook that adds up |o·dL/do| of each head of `layer` in the backward pass."
 
     def hook(module, args):
         o = args[0]  # (b, t, h·e)
@@ -99,7 +99,7 @@ def _watch(self: ProgressiveSparsity, layer: int):
 @patch
 def step(
     self: ProgressiveSparsity,
-    at: float = None,  # place on the schedule, in the unit of `warmup` and `ramp`; None: steps so far
+    at: float = None,  # position on the schedule, in the unit of `warmup` and `ramp`; None: steps so far
 ) -> float:  # share of heads off now
     "Call once per optimizer step, after backward: update importance, follow the schedule."
     for score, fresh in zip(self.score, self.fresh):
@@ -116,7 +116,7 @@ def step(
 @patch
 def prune_heads(
     self: ProgressiveSparsity,
-    n: int,  # heads of all layers
+    n: int,  # number of heads, over all layers
 ):
     "Switch off the least important heads until `n` are off; every layer keeps one."
     alive = [
@@ -138,7 +138,7 @@ def prune_heads(
 # %% ../nbs/12_sparsity.ipynb #c028
 @patch
 def state_dict(self: ProgressiveSparsity) -> dict:  # step, masks and scores
-    "What a checkpoint needs to continue."
+    "The state that a checkpoint saves."
     return dict(
         step=self.steps,
         masks=[a.head_mask.detach().cpu().clone() for a in self.layers],
@@ -186,7 +186,7 @@ def _remove_masked(
 def remove_pruned_heads(
     model,  # model with a `.cfg`, or list of MultiPatternAttention; changed in place
 ) -> tuple:  # heads left in each layer
-    "Physically remove heads whose mask is 0; outputs stay the same, the configuration follows."
+    "Physically remove heads whose mask is 0; outputs stay the same, and the configuration is updated."
     left = tuple(_remove_masked(layer) for layer in attention_layers(model))
     mods = model.modules() if isinstance(model, nn.Module) else model
     for m in mods:

@@ -20,10 +20,10 @@ limit_threads()
 
 # %% ../../nbs/base/03_devices.ipynb #c028
 def arch_serves(
-    capability: tuple,  # of the card: (major, minor)
+    capability: tuple,  # of the GPU: (major, minor)
     archs,  # what torch was built for: ('sm_70', 'compute_90', …)
 ) -> bool:
-    "Whether a build with code for `archs` runs on a card of `capability`."
+    "Whether a build with code for `archs` runs on a GPU of `capability`."
     for arch in archs:
         kind, _, num = arch.partition('_')
         m, n = divmod(int(''.join(ch for ch in num if ch.isdigit()) or 0), 10)
@@ -38,14 +38,14 @@ def arch_serves(
 
 
 def cuda_usable(index: int = 0) -> bool:
-    "Whether this torch holds code for card `index`: checked without running anything on it."
+    "Whether this torch holds code for GPU `index`; checked without running anything on it."
     return torch.cuda.is_available() and arch_serves(
         torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
     )
 
 # %% ../../nbs/base/03_devices.ipynb #c031
 def pick_device(name: str = 'auto') -> torch.device:
-    "`'auto'` is the first usable card, else the CPU; any other name is taken at its word, or refused with the reason."
+    "`'auto'` is the first GPU if it is usable, else the CPU; other names are that device, or refused with the reason."
     if name == 'auto':
         return torch.device('cuda' if cuda_usable() else 'cpu')
     try:
@@ -53,12 +53,12 @@ def pick_device(name: str = 'auto') -> torch.device:
     except RuntimeError as e:
         raise I3Error(f"device {name!r} is not a device torch knows; use 'auto', 'cpu' or 'cuda'") from e
     if dev.type not in ('cpu', 'cuda'):
-        raise I3Error(f"device {name!r}: i3nb computes on processors and CUDA cards only; use 'auto', 'cpu' or 'cuda'")
+        raise I3Error(f"device {name!r}: i3nb computes on CPUs and CUDA GPUs only; use 'auto', 'cpu' or 'cuda'")
     if dev.type == 'cuda' and (dev.index or 0) >= torch.cuda.device_count():
-        raise I3Error(f"device {name!r}: this machine has no such CUDA card that torch can see; use 'auto' or 'cpu'")
+        raise I3Error(f"device {name!r}: this machine has no such CUDA GPU that torch can see; use 'auto' or 'cpu'")
     if dev.type == 'cuda' and not cuda_usable(dev.index or 0):
         raise I3Error(
-            f'device {name!r}: torch {torch.__version__} holds no code for this card; '
+            f'device {name!r}: torch {torch.__version__} holds no code for this GPU; '
             'install an older torch (2.7.1 still knows the P100)'
         )
     return dev
@@ -83,10 +83,10 @@ BF16_FEATURES = {'amx_bf16', 'avx512_bf16', 'bf16'}  # Intel's tiles, AVX-512 (I
 
 
 def _cpu_features() -> set:
-    "What this processor can do, by the names of Linux, where anything tells."
+    "The features of this processor, by Linux's names; empty if they are unknown."
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:  # not Linux: newer releases of PyTorch tell
+    except OSError:  # not Linux: newer releases of PyTorch know
         known = getattr(torch.cpu, 'get_capabilities', dict)()
         return {name for name, value in known.items() if value is True}
     listed = [line.partition(':')[2] for line in lines if line.startswith(('flags', 'Features'))]  # x86, ARM
@@ -103,7 +103,7 @@ def has_precision(
     device: torch.device,  # where it would multiply
     name: str,  # one of `PRECISIONS`
 ) -> bool:
-    "Whether `device` can multiply in a precision; cards below capability 8.0 have no bf16. A CPU can all, some slowly."
+    "Whether `device` can multiply in a precision. GPUs below capability 8.0 have no bf16; a CPU has all, some slow."
     return name != 'bf16' or device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -124,7 +124,7 @@ def pick_precision(
 
 # %% ../../nbs/base/03_devices.ipynb #c037
 def compute_dtype(x: torch.Tensor) -> torch.dtype:
-    "The type in which autocast would multiply on the device of `x`; where it is off, the type of `x`."
+    "The type in which autocast would multiply on the device of `x`; if it is off, the type of `x`."
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 

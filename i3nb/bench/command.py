@@ -42,7 +42,7 @@ def _race_data(data, val_data):
 
 # %% ../../nbs/bench/08_command.ipynb #h51481
 def _finish(report: dict, path: str | None, show):
-    "Write the report where it was wished, and show it."
+    "Write the report to a file, if one is named, and show it."
     if path:
         write_atomic(path, json.dumps(report, indent=1) + '\n')
     if show:

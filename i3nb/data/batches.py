@@ -153,7 +153,7 @@ def __next__(self: Batches):
 
 @patch(as_prop=True)
 def epoch(self: Batches) -> float:
-    "How often the data were read: tokens served / tokens there."
+    "How many times the data were read: tokens served / tokens in the data."
     return self.next * self.b * self.t / sum(map(len, self.streams))
 
 # %% ../../nbs/data/10_batches.ipynb #c106
@@ -172,13 +172,13 @@ def identity(self: Batches) -> dict:
 
 @patch
 def state_dict(self: Batches) -> dict:
-    "The position, as plain JSON: the next step, and what it counts on."
+    "The position, as plain JSON: the next step, and what it depends on."
     return dict(step=self.next, **self.identity())
 
 
 @patch
 def load_state_dict(self: Batches, state: dict):
-    "Continue at the saved position. Raises `I3Error` where data or settings are others."
+    "Continue at the saved position. Raises `I3Error` if data or settings differ."
     changed = [k for k, v in self.identity().items() if state.get(k) != v]
     if changed and set(changed) <= {'tokens', 'order'}:
         raise I3Error(
@@ -198,7 +198,7 @@ class EvalBatch(NamedTuple):
 
     x: torch.Tensor  # (b, t) int64 inputs
     y: torch.Tensor  # (b, t) int64 targets, -100 where there is none
-    first: bool  # True: new documents; False: rows go on, carry the state
+    first: bool  # True: new documents; False: the rows continue, carry the state over
 
 
 def _doc_access(docs):
@@ -227,9 +227,9 @@ def eval_groups(
     batch_tokens: int,  # b·t at most, unless a single row is longer
     max_len: int,  # longest t
     max_docs: int = None,  # take this many documents, evenly spread; None: all
-    part: tuple = (0, 1),  # (i, n): of these documents the i-th of n shares
+    part: tuple = (0, 1),  # (i, n): take the i-th of n shares of these documents
 ):
-    "Yield lists of document numbers, the longest first; those of a list end in the same window."
+    "Yield lists of document numbers, the longest first; those of a list have equally many windows."
     ids = [i for i, n in enumerate(sizes) if n]
     if max_docs and len(ids) > max_docs:
         ids = [ids[i] for i in np.linspace(0, len(ids) - 1, max_docs).round().astype(int)]
@@ -247,9 +247,9 @@ def eval_batches(
     docs,  # `TokenStream`, a list of them, or a list of id sequences (without eot)
     eot_id: int = 0,  # put before each document
     batch_tokens: int = 8192,  # b·t at most, unless a single row is longer
-    max_len: int = 1024,  # longest t; longer documents go on in the next batch
+    max_len: int = 1024,  # longest t; longer documents continue in the next batch
     max_docs: int = None,  # evaluate this many documents, evenly spread; None: all
-    part: tuple = (0, 1),  # (i, n): of these documents the i-th of n shares, for n processes
+    part: tuple = (0, 1),  # (i, n): take the i-th of n shares of these documents, for n processes
 ):
     "Yield `EvalBatch`es in which each token of each document is a target once."
     get, sizes = _doc_access(docs)
@@ -263,6 +263,6 @@ def eval_batches(
 def target_bytes(
     y: torch.Tensor,  # targets, -100 where there is none
     byte_lengths,  # (v,) bytes that each token stands for: `ChunkTokenizer.byte_lengths`
-) -> int:  # bytes of text that were to be predicted
+) -> int:  # bytes
     "How many bytes of text the targets stand for."
     return int(np.asarray(byte_lengths)[y[y >= 0].numpy()].sum())

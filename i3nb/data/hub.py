@@ -20,7 +20,7 @@ from .text_columns import ColumnError, TextColumn, example_of
 
 # %% ../../nbs/data/04_hub.ipynb #c016
 class HubSet(NamedTuple):
-    "What we know about a hub data set before we reach it."
+    "What we know about a hub data set without asking the hub."
 
     licence: str  # its licence, as its page states it
     note: str  # what the licence means for a model
@@ -50,7 +50,7 @@ HUB = {
 # %% ../../nbs/data/04_hub.ipynb #c019
 def tidy_chat(
     text: str,  # a conversation with `[INST] … [/INST] …` turns
-) -> str:  # the same, a turn a line: `user: …`, `bot: …`
+) -> str:  # the same, one turn per line: `user: …`, `bot: …`
     "Rewrite instruction markers as a play's script. Text without markers is returned unchanged."
     if '[INST]' not in text:
         return text
@@ -107,14 +107,14 @@ def hub_problem(
 
 # %% ../../nbs/data/04_hub.ipynb #c025
 def _hub_library():
-    "The `datasets` module, set to give up early, and to use the network or not as the user wants it now."
+    "The `datasets` module, set to give up early and to use the network only if the user allows it now."
     import datasets
     import huggingface_hub.constants as constants
 
     offline = hub_offline()
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline  # else it counts only before the first import
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = offline  # else read only at the first import
     if not is_watched():
-        datasets.disable_progress_bars()  # a log gets lines of ours
+        datasets.disable_progress_bars()  # in a log, our own lines report progress
     for key in dir(datasets.config):
         if key.startswith('STREAMING_') and key.endswith('_RETRIES'):
             setattr(datasets.config, key, 3)
@@ -125,7 +125,7 @@ LOCAL_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 
 
 def _local_problem(e: BaseException | None) -> tuple | None:  # what, and the remedy
-    "What is wrong with this machine, where an error of the hub's libraries, or its cause, is not the hub's."
+    "The local problem, if that is what is behind an error of the hub's libraries."
     if e is None:
         return None
     if 'shared memory' in str(e):
@@ -143,7 +143,7 @@ def _reason_and_remedy(e: Exception) -> str:
 
 
 def _remedy():
-    "What to do where the hub does not give the data."
+    "What to do if the hub does not give the data."
     if hub_offline():
         way = 'unset HF_HUB_OFFLINE to download it'
     else:
@@ -171,9 +171,9 @@ def hub_docs(
     split: str = 'train',  # which split
     streaming: bool = False,  # read while downloading, keep nothing
     options: ReadOptions = ReadOptions(),  # which column holds the text
-    report: Report = None,  # where a guess is told
+    report: Report = None,  # where a guess is reported
 ):
-    "Yield `(document, 1)` for each row of a hub data set. Raises `I3Error` at once where the hub does not answer."
+    "Yield `(document, 1)` for each document of a hub data set. Raises `I3Error` at once if the hub does not answer."
     problem = None if Path(repo).exists() else hub_problem(repo)
     if problem:
         raise I3Error(f'data: {repo!r} is no file or folder here, and {problem}{_remedy()}')

@@ -14,7 +14,7 @@ from .sources import Source
 def doc_hash(
     text: str,  # a document
     seed: int = 0,  # another seed gives another split
-) -> int:  # 0 … 2**64 - 1; equal for texts that differ in case and blank space only
+) -> int:  # 0 … 2**64 - 1; equal for texts that differ only in case and white space
     "The number that decides on which side of the split a document falls."
     norm = ' '.join(text.lower().split()).encode('utf-8', 'replace')
     return int.from_bytes(hashlib.blake2b(norm, digest_size=8, salt=seed.to_bytes(8, 'little')).digest(), 'little')
@@ -31,9 +31,9 @@ def clean_text(text: str) -> str:
 
 def end_of_training(
     text: str,  # a document
-    fraction: float,  # of it that is for validation; a short one gives more, a tenth or 2,000 characters
-) -> int:  # 0 where it is a single word
-    "Where the part of a single document ends that is for training: before a blank."
+    fraction: float,  # for validation; of a short text more: a tenth, or 2,000 characters if that is less
+) -> int:  # 0 if it is a single word
+    "Where the training part of a single document ends: before white space."
     end = len(text) - int(max(len(text) * fraction, min(2000, len(text) / 10)))
     return max(0, *(text.rfind(blank, 1, end) for blank in ' \n\t')) if text[:end].strip() else 0
 
@@ -45,12 +45,12 @@ class Splitter:
         self,
         limit: int,  # hashes below it go to validation
         seed: int = 0,  # of the hash, and of the grammar
-        max_mb: float = None,  # read at most this many 10^6 characters of each source (validation: a tenth)
+        max_mb: float = None,  # read at most this many million characters of each source (a tenth for validation)
     ):
         self.limit, self.seed, self.max_mb = limit, seed, max_mb
-        self.kept_out = set()  # hashes of validation documents that were given apart
-        self.least_hash = 2**64  # of all documents that were not
-        self.empty = self.leaks = 0  # documents without text; training documents that validation has
+        self.kept_out = set()  # hashes of validation documents that were given separately
+        self.least_hash = 2**64  # of all other documents
+        self.empty = self.leaks = 0  # documents without text; training documents that are also in validation
 
     def side_of(
         self,
@@ -69,7 +69,7 @@ class Splitter:
         return 'val' if h < self.limit else 'train'
 
     def _filled(self, source):
-        "Yield `(document, cost)` without the empty ones, whose cost is that of the next."
+        "Yield `(document, cost)` of documents with text; the cost of an empty one is added to the next."
         pending = 0
         for text, cost in source.read(self.max_mb is not None, self.seed):
             pending += cost
@@ -80,7 +80,7 @@ class Splitter:
             pending = 0
 
     def _parted(self, source):
-        "Yield `(document, side or None where its hash decides, cost)`; a single document is split inside."
+        "Yield `(document, side or None if its hash decides, cost)`; a single document is split inside."
         docs = self._filled(source)
         first = list(itertools.islice(docs, 2))
         end = end_of_training(first[0][0], self.limit / 2**64) if len(first) == 1 else 0

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from ..core import I3Config
 
 # %% ../../nbs/hf/01_config.ipynb #h553896f
-EXPERTS = 'num_experts_per_tok'  # that library's name for `top_k`
+EXPERTS = 'num_experts_per_tok'  # the name of `top_k` in `transformers`
 
 
 class I3HubConfig(PreTrainedConfig):
@@ -25,17 +25,17 @@ class I3HubConfig(PreTrainedConfig):
         if EXPERTS in settings:
             settings['top_k'] = settings.pop(EXPERTS)
         sizes = {f.name: settings.pop(f.name) for f in fields(I3Config) if f.name in settings}
-        for name, value in asdict(I3Config(**sizes)).items():  # which checks them
+        for name, value in asdict(I3Config(**sizes)).items():  # `I3Config` checks them
             setattr(self, EXPERTS if name == 'top_k' else name, list(value) if isinstance(value, tuple) else value)
         self.use_cache = settings.pop('use_cache', True)
         super().__init__(**{'bos_token_id': 0, 'eos_token_id': 0, 'pad_token_id': 1, **settings})
 
     @property
     def num_hidden_layers(self) -> int:
-        "Blocks of both kinds."
+        "The number of blocks of both kinds."
         return self.n_hybrid + self.n_attn
 
     def sizes(self) -> I3Config:
-        "What the model is made from."
+        "The `I3Config` from which the model is made."
         names = {f.name: EXPERTS if f.name == 'top_k' else f.name for f in fields(I3Config)}
         return I3Config(**{name: getattr(self, there) for name, there in names.items()})

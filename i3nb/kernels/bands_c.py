@@ -326,7 +326,7 @@ void band_backward(const Backward *args) {
 def _inputs(q, k, v, route, cfg) -> dict:
     "The members of `Inputs`, in its order, for q, k, v (b, h, t, e) that share their strides."
     (batch, heads, tokens, e), strides = q.shape, q.stride()
-    begin = lambda x: x.as_strided((1,), (1,))  # where a view begins; the strides travel apart
+    begin = lambda x: x.as_strided((1,), (1,))  # only the start of a view; strides are passed separately
     return dict(
         q=begin(q),
         k=begin(k),
@@ -345,7 +345,7 @@ def _inputs(q, k, v, route, cfg) -> dict:
 
 @lru_cache
 def _masks(cfg, patterns):
-    "What each of the `patterns` sees of its band, and last what any sees: (p + 1, block, K) of 0 and 1."
+    "What each of `patterns` sees of its band, then what any of them sees: (p + 1, block, K) of 0 and 1."
     masks, _ = band_masks(cfg)
     return torch.cat([masks, masks.any(0, keepdim=True)]).float()
 
@@ -398,7 +398,7 @@ class _CompiledBands(torch.autograd.Function):
 
 # %% ../../nbs/kernels/08_bands_c.ipynb #c050
 def compiled_bands_serve(device, q, cfg) -> bool:
-    "Where there is a compiler and the shape fits."
+    "Whether there is a compiler and the shape fits."
     return device.type == 'cpu' and band_library(q, cfg) is not None
 
 
@@ -410,7 +410,7 @@ def compiled_band_attention(
     route: torch.Tensor,  # (b, t, p) weights of the patterns
     cfg: I3Config,
 ) -> torch.Tensor:  # (b, h, t, e)
-    "`band_attention` in C where it can be, else as it is."
+    "`band_attention` in C where possible, else in PyTorch."
     if band_library(q, cfg) is None:
         return band_attention(q, k, v, route, cfg)
     with torch.autocast('cpu', enabled=False):

@@ -17,7 +17,7 @@ from .triton_jit import jit, tl, triton
 @jit
 def tile_times_kernel(  # noqa: PLR0917
     p_x,  # (rows, D)
-    p_w,  # (e, D, F), or (e, F, D) where it lies transposed
+    p_w,  # (e, D, F), or (e, F, D) if stored transposed
     p_y,  # (rows, F): x times its expert's w
     p_expert,  # (tiles,) int64
     D,
@@ -27,7 +27,7 @@ def tile_times_kernel(  # noqa: PLR0917
     BD: tl.constexpr,
     BF: tl.constexpr,
 ):
-    "A program makes TILE rows and BF columns of y."
+    "A program computes TILE rows and BF columns of y."
     i_tile, i_f = tl.program_id(1), tl.program_id(0) * BF + tl.arange(0, BF)
     i_row, i_d = i_tile * TILE + tl.arange(0, TILE), tl.arange(0, BD)
     stride_d = 1 if TRANSPOSED else F
@@ -57,7 +57,7 @@ def tile_outer_kernel(  # noqa: PLR0917
     BF: tl.constexpr,
     BR: tl.constexpr,
 ):
-    "A program makes a block of BD times BF of one expert's matrix."
+    "A program computes a block of BD times BF of one expert's matrix."
     i_e, i_d = tl.program_id(2), tl.program_id(1) * BD + tl.arange(0, BD)
     i_f, i_r = tl.program_id(0) * BF + tl.arange(0, BF), tl.arange(0, BR)
     end = tl.load(p_ends + i_e)
@@ -79,7 +79,7 @@ class TritonProducts:
 
     @staticmethod
     def may_serve(capability: tuple, dtype: torch.dtype) -> bool:
-        "Triton serves no GPU below sm_75; in fp32 it has nothing to offer."
+        "Triton supports no GPU below sm_75; in fp32 it has no advantage."
         return triton is not None and dtype != torch.float32 and capability >= (7, 5)
 
     @staticmethod

@@ -119,11 +119,11 @@ def softmax_gradient_gpu(
     bias: torch.Tensor,  # (v,) fp32
     targets: torch.Tensor,  # (rows,) int64; negative: the row does not count
     scale,  # factor on the gradients
-    dbias: torch.Tensor | None,  # (v,) the bias's gradient, added to; None: no gradients are wanted
+    dbias: torch.Tensor | None,  # (v,) gradients of the bias are added to it; None: no gradients are computed
     *,
-    source: str = HEAD_SOURCE,  # the kernels; tests break them
+    source: str = HEAD_SOURCE,  # the kernels; tests pass broken ones
 ) -> torch.Tensor:  # () summed loss of the rows
-    "Loss of some rows of logits, and its gradient in their place, in two kernels."
+    "Loss of some rows of logits, whose gradients replace them, in two kernels."
     (rows, v), defines = logits.shape, (low_define(logits.dtype),)
     scale = scale.float() if isinstance(scale, torch.Tensor) else bias.new_full((), scale)
     losses, stats = bias.new_empty(rows), bias.new_empty(rows, 2)
@@ -158,9 +158,9 @@ def head_trial(
     form: str,  # 'cuda' or 'torch'
     device: torch.device,
     dtype: str,  # of the logits: 'fp32', 'bf16' or 'fp16'
-    large=(1024, 35_584),  # (rows, v) of the case that is timed; None: none is
+    large=(1024, 35_584),  # (rows, v) of the case that is timed; None: nothing is timed
 ) -> float:  # milliseconds
-    "The trial of one form; raises where it fails or is wrong."
+    "Compare one form with PyTorch's, then time it; raises if it fails or its numbers are wrong."
     low = dtype_of(dtype)
 
     def run(form, rows, v):
@@ -175,13 +175,13 @@ def head_trial(
 
 
 def _type_of_logits(low, wide) -> tuple | None:
-    "What the choice depends on; the kernels read biases in fp32 only."
+    "What the choice depends on. The kernels read biases in fp32 only."
     return (low,) if wide == torch.float32 else None
 
 
 @makes_job('head', depends_on=_type_of_logits)
 def head_job(device: torch.device, dtype: torch.dtype) -> Job:
-    "The choice of the form of the head's loss."
+    "The choice between the forms of the head's loss on a GPU."
     forms = ('cuda',) * (nvrtc() is not None) + ('torch',)
     part = Part('head', 'i3nb.kernels.head_gpu:head_trial')
     return Job(part, forms, 'torch', (('dtype', precision_of(dtype)),))

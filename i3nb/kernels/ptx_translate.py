@@ -38,7 +38,7 @@ _SPECIAL = {
 
 
 def _register(x: str) -> str:
-    "'%rd3' -> 'R.rd[3]'; raises NotImplementedError for what is no register."
+    "'%rd3' -> 'R.rd[3]'; raises NotImplementedError if `x` is not a register."
     m = re.fullmatch(r'%(p|rs|r|rd|f)(\d+)', x)
     if m is None:
         raise NotImplementedError(f'the operand {x!r}')
@@ -268,7 +268,9 @@ def _statement(text: str, line: int, shared: list) -> str:
         known = _STATEMENTS.get(op[0])
         code = known(op, operands, line, shared) if known else _compute(op, operands, shared)
     except NotImplementedError as e:
-        raise NotImplementedError(f'line {line} of the PTX has what the runner does not know: {e}') from None
+        raise NotImplementedError(
+            f'line {line} of the PTX has an instruction that the runner does not support: {e}'
+        ) from None
     return f'if ({"!" if m[1] else ""}{_register(m[2])}) {{ {code} }}' if m[2] else code
 
 # %% ../../nbs/kernels/22_ptx_translate.ipynb #c032
@@ -305,7 +307,7 @@ def _kernel(
 
 
 def translate(
-    ptx: str,  # what `compile_cuda` gives for 'compute_75'
+    ptx: str,  # result of `compile_cuda` for 'compute_75'
 ) -> tuple:  # C++ with an entry point `run`; the kernels' names
     "PTX as C++ that runs it."
     names, made, shared = [], [], []

@@ -20,7 +20,7 @@ _LN2: tl.constexpr = tl.constexpr(LN2)
 
 
 class ForwardArgs(NamedTuple):
-    "What the forward kernel gets: pointers to tensors, then sizes."
+    "The forward kernel's arguments: pointers to tensors, then sizes."
 
     u: object  # (batch, tokens, channels)
     delta: object  # (batch, tokens, channels)
@@ -41,7 +41,7 @@ class Block(NamedTuple):
 
     i_b: object  # the sequence
     i_c: object  # (BC,) the channels
-    m_c: object  # (BC,) whether there is such a channel
+    m_c: object  # (BC,) whether the channel exists
     i_n: object  # (N,) the states
     b_A: object  # (BC, N)
     b_D: object  # (BC,)
@@ -96,7 +96,7 @@ def _forward_kernel(q, N: tl.constexpr, BC: tl.constexpr, SEGMENT: tl.constexpr)
 
 # %% ../../nbs/kernels/28_scan_triton.ipynb #c039
 class BackwardArgs(NamedTuple):
-    "What the backward kernel gets: pointers to tensors, then sizes."
+    "The backward kernel's arguments: pointers to tensors, then sizes."
 
     u: object  # these as in `ForwardArgs`
     delta: object
@@ -190,8 +190,8 @@ def _backward_kernel(q, N: tl.constexpr, BC: tl.constexpr, SEGMENT: tl.constexpr
 def launch_triton(
     name: str,  # 'forward' or 'backward'
     reads: dict,  # contiguous tensors by the names of the kernel's arguments
-    writes: dict,  # those that the kernel makes
-    scratch: dict,  # those that it uses in between
+    writes: dict,  # tensors that the kernel writes
+    scratch: dict,  # tensors that it uses in between
 ):
     "Start a kernel of the scan on the current stream."
     (b, t, c), n = reads['u'].shape, reads['A'].shape[1]

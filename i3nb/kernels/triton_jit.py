@@ -16,5 +16,5 @@ except ImportError:
 
 
 def jit(kernel):
-    "`triton.jit`; nothing where Triton is missing."
+    "`triton.jit`; returns the function unchanged where Triton is missing."
     return triton.jit(kernel) if triton else kernel

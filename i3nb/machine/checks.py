@@ -24,7 +24,7 @@ from .plan import TrainPlan
 from ..monitor.memory import GB
 
 # %% ../../nbs/machine/07_checks.ipynb #c045
-VERDICTS = dict(ok=('✓', '#0072B2'), warn=('!', '#B8860B'), stop=('✕', '#D55E00'))  # a sign and a colour; best first
+VERDICTS = dict(ok=('✓', '#0072B2'), warn=('!', '#B8860B'), stop=('✕', '#D55E00'))  # sign and colour, best first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,12 @@ class Report(list):
 
 # %% ../../nbs/machine/07_checks.ipynb #c048
 def _unless(good: bool, verdict: str, remedy: str) -> dict:
-    "Verdict and remedy of a check that is not good."
+    "Verdict and remedy of a check, empty if it is good."
     return {} if good else dict(verdict=verdict, remedy=remedy)
 
 
 def _cores_in_words(facts: Facts) -> str:
-    "The processor, with the limit of its container."
+    "A description of the processor and the limit of its container."
     quota = '' if facts.cpu_quota is None else f'; this container is given the time of {facts.cpu_quota:g}'
     return f'{facts.cpus} CPU core{"s" if facts.cpus > 1 else ""}, of which PyTorch uses {facts.threads}{quota}'
 
@@ -95,7 +95,7 @@ def check_device(
     "The GPUs, and whether they are used."
     names = ', '.join(f'{c.name} ({c.arch}, {c.memory_gb:.1f} GB)' for c in facts.cards)
     used = bool(plan.cards) or not facts.cards
-    found = names or f'no card; {_cores_in_words(facts)}'
+    found = names or f'no GPU; {_cores_in_words(facts)}'
     return Check(what='device', found=found, **_unless(used, 'warn', plan.reasons[0]))
 
 
@@ -103,21 +103,21 @@ def check_torch(
     facts: Facts,  # what the machine has
     plan: TrainPlan,  # what is planned for it
 ) -> Check:
-    "PyTorch, and what it was built for."
-    built_for = f'CUDA {facts.cuda}: {", ".join(facts.archs) or "unknown cards"}' if facts.cuda else 'the CPU'
+    "The installed PyTorch, and what it was built for."
+    built_for = f'CUDA {facts.cuda}: {", ".join(facts.archs) or "unknown GPUs"}' if facts.cuda else 'the CPU'
     found = f'torch {facts.torch}, Python {facts.python}; built for {built_for}'
     remedy = f'torch {plan.install} is installed for the training process; nothing to do'
     return Check(what='torch', found=found, **_unless(not plan.install, 'warn', remedy))
 
 
 def check_compiler(facts: Facts) -> Check:
-    "Whether the kernels in C serve; they matter where a CPU trains."
+    "Whether the kernels in C work; they matter if a CPU trains."
     what, _, remedy = (facts.c_problem or '').partition('; ')
     return Check(what='C compiler', found=what or 'works', **_unless(not what, 'warn', remedy))
 
 
 def check_driver(facts: Facts) -> Check:
-    "The driver and the newest CUDA that it knows."
+    "The driver and the newest CUDA that it supports."
     cuda = f', CUDA up to {".".join(map(str, facts.driver_cuda))}' if facts.driver_cuda else ''
     return Check(what='driver', found=(facts.driver or 'unknown') + cuda)
 
@@ -125,7 +125,7 @@ def check_driver(facts: Facts) -> Check:
 def check_plan(plan: TrainPlan) -> Check:
     "The plan with its reasons."
     n = plan.processes
-    where = f'{n} card{"s" if n > 1 else ""}' if plan.cards else 'the CPU'
+    where = f'{n} GPU{"s" if n > 1 else ""}' if plan.cards else 'the CPU'
     return Check(what='plan', found='; '.join([f'{plan.preset} on {where}', *plan.reasons]))
 
 # %% ../../nbs/machine/07_checks.ipynb #y7590
@@ -146,7 +146,7 @@ def check_disk(
     facts: Facts,  # what the machine has
     plan: TrainPlan,  # what is planned for it
 ) -> Check:
-    "Room for checkpoints: two that are kept and one being written, with the optimizer's states."
+    "Disk space for checkpoints: two that are kept and one being written, with the optimizer's states."
     need = 3 * 12 * param_count(I3Config.preset(plan.preset)) / GB + 0.2
     found = f'{facts.disk_free_gb:.1f} GB free, up to {need:.1f} needed'
     remedy = 'delete old outputs in the working folder'
@@ -154,9 +154,9 @@ def check_disk(
 
 
 def check_install_disk(
-    free_gb: float,  # in the scratch folder
+    free_gb: float,  # free space in the scratch folder
 ) -> Check:
-    "Room for another PyTorch."
+    "Disk space for a second PyTorch."
     found = f'{free_gb:.0f} GB free in the temporary folder, {INSTALL_GB} needed'
     remedy = 'free some space, or point I3NB_SCRATCH to a larger disk'
     return Check(what='disk for torch', found=found, **_unless(free_gb > INSTALL_GB, 'stop', remedy))
@@ -166,7 +166,7 @@ def check_machine(
     facts: Facts,  # what the machine has
     plan: TrainPlan,  # what is planned for it
 ) -> list:
-    "All that a plan asks of the machine itself."
+    "All checks of the machine itself."
     driver = [check_driver(facts)] if facts.cards else []
     room = [check_memory(facts, plan), check_disk(facts, plan)]
     compiler = [] if plan.cards else [check_compiler(facts)]
@@ -177,7 +177,7 @@ OPEN_DATA = ('roneneldan/TinyStories', 'agentlans/high-quality-english-sentences
 
 
 class DataChoice(NamedTuple):
-    "What to train on."
+    "The data to train on."
 
     spec: str  # a data spec, as `i3nb_train --data` takes it
     problem: str | None = None  # what is wrong with it, or with the data that it replaces
@@ -186,7 +186,7 @@ class DataChoice(NamedTuple):
 
 
 def _own_data(spec: str, problem) -> DataChoice:
-    "Data that the user names: taken as they are, or not at all."
+    "The data that the user names, with what is wrong with them, if anything."
     try:
         sources, spec = open_sources(spec), absolute_spec(spec)
     except I3Error as e:
@@ -196,7 +196,7 @@ def _own_data(spec: str, problem) -> DataChoice:
 
 
 def _papers_data(tinychat: bool, required: bool, problem) -> DataChoice:
-    "The papers' data; where the hub does not answer, made-up stories unless the real ones are required."
+    "The papers' data; if the hub does not answer, generated stories unless the real ones are required."
     names = [*OPEN_DATA, *(['starhopp3r/TinyChat'] if tinychat else [])]
     wrong = 'HF_HUB_OFFLINE is set' if hub_offline() else next((f'{n}: {w}' for n in names if (w := problem(n))), None)
     if wrong is None or required:
@@ -206,27 +206,27 @@ def _papers_data(tinychat: bool, required: bool, problem) -> DataChoice:
 
 def choose_data(
     data: str = 'auto',  # a data spec; 'auto': the papers' data
-    tinychat: bool = False,  # TinyChat, too (CC-BY-NC-4.0)
-    required: bool = False,  # without the hub, stop instead of making stories up
-    problem=None,  # asked once per data set; default: `hub_problem`
+    tinychat: bool = False,  # whether to add TinyChat (CC-BY-NC-4.0)
+    required: bool = False,  # if the hub does not answer, stop instead of generating stories
+    problem=None,  # called once per data set; default: `hub_problem`
 ) -> DataChoice:
-    "What to train on."
+    "The data to train on."
     problem = problem or hub_problem
     return _papers_data(tinychat, required, problem) if data == 'auto' else _own_data(data, problem)
 
 
 def kept_data(
-    spec: str,  # what an earlier run was trained on
-    problem=None,  # asked once per data set; default: `hub_problem`
+    spec: str,  # the data of an earlier run
+    problem=None,  # called once per data set; default: `hub_problem`
 ) -> DataChoice:
-    "The data of a run that goes on. They may have been prepared before, so a hub that does not answer is only noted."
+    "The data of a resumed run. They may have been prepared before, so a hub that does not answer is only noted."
     found = _own_data(spec, problem or hub_problem)
     names_are_good = found.usable or _own_data(spec, lambda name: None).usable
     return found._replace(usable=names_are_good)
 
 # %% ../../nbs/machine/07_checks.ipynb #chk6
 def _how_to_connect(places: Places) -> str:
-    "How the internet is switched on."
+    "Instructions for connecting to the internet."
     if places.on_kaggle:
         return 'Kaggle: Session options → Internet → on (needs a verified phone number)'
     if places.on_colab:
@@ -235,11 +235,11 @@ def _how_to_connect(places: Places) -> str:
 
 
 def check_internet(
-    online: bool | None,  # whether the hub answers; None: nothing is needed from it
-    plan: TrainPlan,  # what is planned
+    online: bool | None,  # whether the hub answers; None: it is not needed
+    plan: TrainPlan,  # the plan for the machine
     places: Places,  # folders of the session
 ) -> Check:
-    "Whether the hub's host can be reached; needed where PyTorch is to be installed."
+    "Whether the hub's host can be reached; required if a PyTorch is to be installed."
     if online is None:
         return Check(what='internet', found='not needed: the data are on this machine')
     found = f'{HUB_HOST} answers' if online else f'no answer from {HUB_HOST}'
@@ -248,11 +248,11 @@ def check_internet(
 
 
 def check_data(
-    data: DataChoice,  # of `choose_data`
+    data: DataChoice,  # from `choose_data`
     places: Places,  # folders of the session
-    what: str = 'data',  # or the validation data
+    what: str = 'data',  # label of the line; different for the validation data
 ) -> Check:
-    "What is trained on, and whether a figure of the run will be a result."
+    "The data to train on, and whether the run's figures will mean anything."
     found = data.spec + (f' ({data.problem})' if data.problem else '')
     if not data.usable:
         remedy = f'{_how_to_connect(places)}, or give your own file as data'
@@ -261,7 +261,7 @@ def check_data(
     return Check(what=what, found=found, **_unless(data.spec != 'synthetic', 'warn', made_up))
 
 
-HOW_TO_GET_A_CARD = {  # on Kaggle: how a GPU is asked for
+HOW_TO_GET_A_CARD = {  # how to ask for a GPU; True: on Kaggle, False: on Colab
     True: 'Kaggle: Session options → Accelerator → GPU T4 ×2',
     False: 'Colab: Runtime → Change runtime type → T4 GPU',
 }
@@ -271,8 +271,8 @@ MOUNT = "from google.colab import drive; drive.mount('/content/drive')"
 def check_host(
     facts: Facts,  # what the machine has
     places: Places,  # folders of the session
-) -> list:  # of `Check`; empty where there is nothing to say
-    "What Kaggle and Colab leave to their users: to ask for a GPU, and to keep the files."
+) -> list:  # of `Check`; empty if there is nothing to report
+    "Warnings about what users of Kaggle and Colab must do: ask for a GPU, and keep the files."
     found = []
     if places.is_lent and not facts.cards:
         remedy = f'{HOW_TO_GET_A_CARD[places.on_kaggle]}, and run again; else the CPU trains a small model'
@@ -285,8 +285,8 @@ def check_host(
     return found
 
 
-def check_time(left: float | None) -> list:  # empty where no limit is known
-    "Hours of the session that are left."
+def check_time(left: float | None) -> list:  # empty if no limit is known
+    "The hours of the session that are left."
     if left is None:
         return []
     verdict = 'stop' if left < MARGIN_HOURS + 0.1 else 'warn'
@@ -295,12 +295,12 @@ def check_time(left: float | None) -> list:  # empty where no limit is known
 
 
 def check_surroundings(
-    online: bool | None,  # whether the hub's host answers; None: nothing is needed from it
+    online: bool | None,  # whether the hub's host answers; None: it is not needed
     data: DataChoice,
-    left: float | None,  # hours of the session
+    left: float | None,  # hours of the session that are left
     *,
     plan: TrainPlan,
     places: Places,
 ) -> list:
-    "All that a plan asks of the world around the machine."
+    "All checks of what surrounds the machine: the internet, the data, the time."
     return [check_internet(online, plan, places), check_data(data, places), *check_time(left)]

@@ -16,10 +16,10 @@ from .session import Session
 # %% ../../nbs/machine/14_doctor.ipynb #c102
 @call_parse
 def i3nb_doctor(
-    preset: str = 'auto',  # what to train; auto: i3-300m on a GPU, i3-tiny without
-    data: str = 'auto',  # on what to train; auto: TinyStories, else a story grammar, as i3nb_train has it
-    batch_size: Count = None,  # sequences per step; default: by what the GPU reaches
-    probe: bool = False,  # try it: every kernel, and three steps of a small model
+    preset: str = 'auto',  # the model; auto: i3-300m on a GPU, i3-tiny without one
+    data: str = 'auto',  # the data; auto: TinyStories, else a story grammar, as for i3nb_train
+    batch_size: Count = None,  # sequences per step; default: from the speed of the GPU
+    probe: bool = False,  # test every kernel, and three steps of a small model
     json: bool = False,  # print JSON
 ):
     """Look at this machine: what it has, what it lacks, and how i3nb would train on it.

@@ -16,11 +16,11 @@ from .facts import Card
 from ..monitor.memory import GB
 
 # %% ../../nbs/machine/04_estimates.ipynb #c018
-PARAMETER_BYTES = 18  # weight, gradient, two moments in fp32; a copy in 16 bits
-LIBRARIES_GB = 0.7  # what the driver and libraries take
+PARAMETER_BYTES = 18  # weight, gradient and two moments in fp32, and a copy in 16 bits
+LIBRARIES_GB = 0.7  # taken by the driver and libraries
 SEQUENCE_GB = 0.4  # kept for the backward pass per sequence of 256 tokens, width 512, 16 layers
-RECOMPUTED = 0.3  # of that, where blocks are recomputed
-USABLE = 0.92  # of a GPU's memory
+RECOMPUTED = 0.3  # share of that which remains if blocks are recomputed
+USABLE = 0.92  # share of a GPU's memory
 
 
 def memory_need(
@@ -28,7 +28,7 @@ def memory_need(
     micro_batch: int,  # sequences computed at once
     recompute: bool = False,  # blocks are recomputed in the backward pass
 ) -> float:  # GB
-    "About how much memory a GPU must have to train."
+    "An estimate of the memory that training needs on a GPU."
     sequence = SEQUENCE_GB * cfg.context * cfg.d_model * cfg.n_layers / (256 * 512 * 16)
     kept = micro_batch * sequence * (RECOMPUTED if recompute else 1)
     return PARAMETER_BYTES * param_count(cfg) / GB + LIBRARIES_GB + kept
@@ -43,10 +43,10 @@ class Fit(NamedTuple):
 
 def fit_batch(
     cfg: I3Config,
-    sequences: int,  # of the batch, that one process computes
-    memory_gb: float,  # of its GPU
-) -> Fit | None:  # None where nothing fits
-    "The largest micro-batch that fits. Blocks are recomputed only where fewer than four sequences would fit otherwise."
+    sequences: int,  # sequences of the batch that one process computes
+    memory_gb: float,  # memory of its GPU
+) -> Fit | None:  # None if nothing fits
+    "The largest micro-batch that fits. Blocks are recomputed only if fewer than four sequences would fit otherwise."
     for recompute, fewest in ((False, min(4, sequences)), (True, 1)):
         for micro_batch in range(sequences, fewest - 1, -1):
             divides = sequences % micro_batch == 0
@@ -57,15 +57,15 @@ def fit_batch(
 # %% ../../nbs/machine/04_estimates.ipynb #x001
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    "What a GPU reaches."
+    "The speed that a GPU reaches."
 
-    tflops: float  # of products in 16 bits with fp32 sums
-    gbs: float  # of memory traffic, 1e9 bytes per second
+    tflops: float  # 1e12 operations per second of products in 16 bits with fp32 sums
+    gbs: float  # memory traffic, 1e9 bytes per second
     gru_us: float  # per token of the GRU's chain, forward and backward
     scan_ms: float  # the scan of ten layers, per sequence of 256 tokens, forward and backward
 
 
-RATES = {  # a word of the GPU's name
+RATES = {  # by a word of the GPU's name
     'P100': Rate(tflops=7.0, gbs=549.0, gru_us=22.0, scan_ms=1.16),
     'V100': Rate(tflops=50.0, gbs=675.0, gru_us=20.0, scan_ms=0.8),
     'T4': Rate(tflops=22.0, gbs=240.0, gru_us=24.0, scan_ms=2.0),
@@ -74,7 +74,7 @@ RATES = {  # a word of the GPU's name
     'H100': Rate(tflops=250.0, gbs=1900.0, gru_us=23.0, scan_ms=0.6),
     'H200': Rate(tflops=250.0, gbs=2400.0, gru_us=23.0, scan_ms=0.55),
 }
-OTHER_RATES = {  # GPUs without a name above, by the newest of these capabilities that they have
+OTHER_RATES = {  # for GPUs not named above, by the newest of these capabilities that they have
     (6, 0): Rate(tflops=7.0, gbs=250.0, gru_us=24.0, scan_ms=2.0),
     (7, 0): Rate(tflops=20.0, gbs=240.0, gru_us=24.0, scan_ms=2.0),
     (8, 0): Rate(tflops=40.0, gbs=300.0, gru_us=24.0, scan_ms=1.0),
@@ -91,28 +91,28 @@ def rate_of(card: Card) -> Rate:
 
 # %% ../../nbs/machine/04_estimates.ipynb #est13
 SEQUENCE_GFLOP = 183.0  # products for a sequence of 256 tokens, forward and backward
-MUON_GFLOP = 654.0  # Muon's products; the GPUs share them
-SEQUENCE_TRAFFIC_GB = 1.54  # that small operations read and write, per sequence
-STEP_TRAFFIC_GB = 3.7 + 16.0  # that small operations and the optimizer read and write, whatever the batch
-GRU_CHAIN = 10 * 256  # tokens of all layers that wait for one another
+MUON_GFLOP = 654.0  # Muon's products, which the GPUs share
+SEQUENCE_TRAFFIC_GB = 1.54  # read and written by small operations, per sequence
+STEP_TRAFFIC_GB = 3.7 + 16.0  # read and written by small operations and the optimizer, whatever the batch
+GRU_CHAIN = 10 * 256  # dependent tokens, over all layers
 DIRECTIONS_MS = 28.0  # the exchange of Muon's directions
-GRADIENTS_MS = 82.0  # the exchange of gradients, which the backward pass can hide,
-BACKWARD_SHARE = 0.6  # and the share of the computation that it has for this
+GRADIENTS_MS = 82.0  # the exchange of gradients, which the backward pass can hide
+BACKWARD_SHARE = 0.6  # share of the computation during which that exchange can run
 
 
 class StepTime(NamedTuple):
     "Milliseconds of a training step."
 
     fixed: float  # the part that does not depend on the number of sequences
-    whole: float  # all of it
+    whole: float  # the total
 
 
 def step_ms(
     rate: Rate,
-    sequences: float,  # of 256 tokens, per GPU
+    sequences: float,  # number of sequences of 256 tokens, per GPU
     cards: int = 1,
 ) -> StepTime:
-    "What a training step of i3-300m should take, by counting."
+    "The time of a training step of i3-300m, estimated by counting."
     per_sequence = SEQUENCE_GFLOP / rate.tflops + 1e3 * SEQUENCE_TRAFFIC_GB / rate.gbs + rate.scan_ms
     fixed = GRU_CHAIN * rate.gru_us / 1e3 + MUON_GFLOP / rate.tflops / cards + 1e3 * STEP_TRAFFIC_GB / rate.gbs
     if cards > 1:
@@ -122,7 +122,7 @@ def step_ms(
 
 
 def good_batch(
-    rate: Rate,  # how fast the model trains on one of the GPUs
+    rate: Rate,  # the speed of one of the GPUs
     cards: int = 1,  # number of GPUs
 ) -> int:
     "Sequences per step, over all GPUs: from 16 to 256 per GPU, so that the fixed part takes at most a third of a step."
@@ -133,14 +133,14 @@ def good_batch(
     return cards * 256
 
 # %% ../../nbs/machine/04_estimates.ipynb #c86b836
-CPU_REST_S = 7.4  # seconds of one core for what is no product, with 16 sequences
+CPU_REST_S = 7.4  # seconds of one core for all but matrix products, with 16 sequences
 PLAIN_FACTOR = 2.0  # how many times as long a step takes without compiled code
 
 
 def cpu_step_s(
-    gflops: float,  # of products, all cores together
+    gflops: float,  # 1e9 operations per second of products, all cores together
     cpus: int,  # cores
-    compiled: bool = True,  # whether the C forms serve
+    compiled: bool = True,  # whether the C kernels can be used
 ) -> float:  # seconds
     "About how long a training step of i3-300m with 16 sequences of 256 tokens takes on a CPU."
     products = (16 * SEQUENCE_GFLOP + MUON_GFLOP) / gflops

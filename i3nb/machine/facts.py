@@ -47,29 +47,29 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    "What a plan depends on."
+    "The facts that a plan depends on."
 
     cards: tuple = ()  # of `Card`
     torch: str = ''  # the installed version
     cuda: str | None = None  # the CUDA it was built for; None: built without
     archs: tuple = ()  # the GPUs it holds code for, `sm_…` and `compute_…`
-    cuda_ok: bool = True  # whether it finds a driver that it can work with
+    cuda_ok: bool = True  # whether it finds a driver that it can use
     driver: str | None = None
-    driver_cuda: tuple | None = None  # the newest CUDA the driver knows
+    driver_cuda: tuple | None = None  # the newest CUDA that the driver supports
     python: str = ''
-    cpus: int = 1  # that this process can keep busy
-    cpu_quota: float | None = None  # processors' worth of time that its container is given; None: no limit
-    threads: int = 1  # that PyTorch computes with
+    cpus: int = 1  # processors that this process can keep busy
+    cpu_quota: float | None = None  # processors' worth of time that its container may use; None: no limit
+    threads: int = 1  # threads that PyTorch computes with
     cpu_bf16: bool = False  # whether the CPU has instructions for products in bf16
-    cpu_gflops: float | None = None  # 1e9 operations a second of matrix products, all cores; None: not measured
-    c_problem: str | None = None  # why there is no compiled code, or only slower one
+    cpu_gflops: float | None = None  # 1e9 operations per second of matrix products, all cores; None: not measured
+    c_problem: str | None = None  # why there is no compiled code, or only slower code
     ram_gb: float = 0.0  # main memory, units of 1e9 bytes
     ram_free_gb: float = 0.0
     disk_free_gb: float = 0.0  # in the working folder
 
 # %% ../../nbs/machine/02_facts.ipynb #c009
 def _decode(x) -> str | None:
-    "NVML's binding returns bytes or text, depending on its version."
+    "NVML's answer as text; its binding returns bytes or text, depending on the version."
     return x.decode() if isinstance(x, bytes) else x
 
 
@@ -77,7 +77,7 @@ def _nvml_card(nvml, handle) -> Card:
     "What NVML knows of one GPU."
     memory = ask_nvml(nvml, 'nvmlDeviceGetMemoryInfo', handle)
     return Card(
-        name=_decode(ask_nvml(nvml, 'nvmlDeviceGetName', handle)) or 'unknown card',
+        name=_decode(ask_nvml(nvml, 'nvmlDeviceGetName', handle)) or 'unknown GPU',
         capability=ask_nvml(nvml, 'nvmlDeviceGetCudaComputeCapability', handle) or (0, 0),
         memory_gb=memory.total / GB if memory else 0.0,
         uuid=_decode(ask_nvml(nvml, 'nvmlDeviceGetUUID', handle)),
@@ -97,7 +97,7 @@ def cards_by_nvml(nvml) -> list:
 def cards_by_smi(
     text: str,  # of `nvidia-smi --query-gpu=name,compute_cap,memory.total,uuid --format=csv,noheader,nounits`
 ) -> list:
-    "The same from `nvidia-smi`, whose memory is in MiB; other lines are left out."
+    "The GPUs in the output of `nvidia-smi`, which gives memory in MiB; other lines are ignored."
     cards = []
     for line in text.splitlines():
         if m := re.fullmatch(r'\s*(.+?),\s*(\d+)\.(\d+),\s*(\d+),\s*(\S+)\s*', line):
@@ -133,7 +133,7 @@ class FoundCards(NamedTuple):
 
     cards: list  # of `Card`
     driver: str | None = None  # its version
-    driver_cuda: tuple | None = None  # the newest CUDA it knows
+    driver_cuda: tuple | None = None  # the newest CUDA that it supports
 
 
 def _ask_smi(fields: str) -> tuple:  # status and output
@@ -157,7 +157,7 @@ def find_cards() -> FoundCards:
 
 # %% ../../nbs/machine/02_facts.ipynb #c3055ac
 def _product_seconds(x: torch.Tensor) -> float:
-    "Processor time of a product with itself on one thread: the best of a few."
+    "Processor time in seconds to multiply `x` by itself on one thread: the best of five."
     times = []
     for _ in range(5):
         began = time.thread_time()
@@ -168,8 +168,8 @@ def _product_seconds(x: torch.Tensor) -> float:
 
 def core_gflops(
     size: int = 512,  # of the square matrices
-) -> float:  # 1e9 operations a second
-    "What one core reaches in matrix products, in fp32 or bf16."
+) -> float:  # 1e9 operations per second
+    "The speed of one core in matrix products, in fp32 or bf16, whichever is faster."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -180,7 +180,7 @@ def core_gflops(
 
 # %% ../../nbs/machine/02_facts.ipynb #facts10
 def find_facts(
-    folder='.',  # the working folder, for its disk; it need not exist yet
+    folder='.',  # the working folder, for its free disk space; it need not exist yet
 ) -> Facts:
     "The facts of this machine."
     found = find_cards()

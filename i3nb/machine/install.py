@@ -19,7 +19,7 @@ from .facts import Facts, run_program
 
 # %% ../../nbs/machine/03_install.ipynb #c015
 class Release(NamedTuple):
-    "A plain release of PyTorch on PyPI."
+    "An ordinary release of PyTorch on PyPI."
 
     cuda: tuple  # the CUDA that it brings
     archs: tuple  # the GPUs that it holds code for
@@ -34,7 +34,7 @@ RELEASES = {
 def torch_for(
     capability: tuple,  # of a GPU
     facts: Facts,
-) -> str | None:  # '' for the PyTorch that is here, a version to install, or None where none serves
+) -> str | None:  # '' for the installed PyTorch, a version to install, or None if none fits
     "The PyTorch that runs on a GPU."
     if facts.cuda_ok and arch_serves(capability, facts.archs):
         return ''
@@ -47,12 +47,12 @@ def torch_for(
     return None
 
 # %% ../../nbs/machine/03_install.ipynb #c029
-INSTALL_GB = 12  # while pip unpacks; 5 stay
+INSTALL_GB = 12  # disk space while pip unpacks; 5 GB stay in use
 SHARED = ('filelock', 'fsspec', 'jinja2', 'markupsafe', 'networkx', 'numpy', 'typing-extensions')  # used by others, too
 
 
 def _installed_versions(names) -> list:
-    "`name==version` of those that are installed, as releases that pip can find."
+    "`name==version` of the installed packages, except versions that are not on PyPI."
     found = []
     for name in names:
         try:
@@ -70,11 +70,11 @@ def _pip_command(version: str, target: Path, constraints: Path) -> list:
 
 
 def install_torch(
-    version: str,  # a plain release on PyPI
-    scratch: Path,  # it goes into a folder here; found ready the next time
+    version: str,  # an ordinary release on PyPI
+    scratch: Path,  # it goes into a subfolder, which the next call reuses
     run=run_program,  # how to run pip
 ) -> Path:  # the folder to put first in PYTHONPATH
-    "Install a PyTorch beside the one that is here. Raises `I3Error` with pip's last line."
+    "Install a second PyTorch. Raises `I3Error` with pip's last line."
     scratch = Path(scratch)
     final, unfinished = scratch / f'torch-{version}', scratch / f'.torch-{version}-{os.getpid()}'
     if (final / 'torch').is_dir():

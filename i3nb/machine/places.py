@@ -22,15 +22,15 @@ DRIVE = 'drive/MyDrive'  # Google Drive, below Colab's folder, if it is mounted
 class Places:
     "The folders of a session."
 
-    input: Path  # what was attached; read-only; it need not exist
-    working: Path  # what is kept
-    scratch: Path  # what is not kept
+    input: Path  # attached data; read-only; it need not exist
+    working: Path  # files that are kept
+    scratch: Path  # files that are not kept
     on_kaggle: bool
     on_colab: bool = False
 
     @property
     def is_lent(self) -> bool:
-        "Whether the machine is somebody else's, for some hours."
+        "Whether the machine is on loan from Kaggle or Colab for some hours."
         return self.on_kaggle or self.on_colab
 
     @property
@@ -39,7 +39,7 @@ class Places:
         return not self.on_colab or DRIVE in self.working.as_posix()
 
     def open_scratch(self) -> Path:
-        "The scratch folder, made where it is missing. Raises `I3Error` where others can write to it."
+        "The scratch folder, created if missing. Raises `I3Error` if other users can write to it."
         try:
             return private_folder(self.scratch)
         except I3Error as e:
@@ -52,7 +52,7 @@ def _user_number() -> int:
 
 
 def _usual_folders(kaggle: Path, colab: Path, on_kaggle: bool, on_colab: bool) -> dict:
-    "The folders of a session that are used where nothing else is said."
+    "The default folders of a session."
     scratch = Path(tempfile.gettempdir()) / f'i3nb-{_user_number()}'
     if on_kaggle:
         return dict(input=kaggle / 'input', working=kaggle / 'working', scratch=scratch)
@@ -63,9 +63,9 @@ def _usual_folders(kaggle: Path, colab: Path, on_kaggle: bool, on_colab: bool) -
 
 
 def find_places(
-    env=None,  # variables; default: the environment's
-    kaggle='/kaggle',  # where Kaggle has its folders
-    colab='/content',  # where Colab has its own
+    env=None,  # environment variables; default: those of this process
+    kaggle='/kaggle',  # where Kaggle's folders are
+    colab='/content',  # Colab's folder
 ) -> Places:
     "The folders of Kaggle, Colab or this machine. `I3NB_INPUT`, `I3NB_WORKING` and `I3NB_SCRATCH` take precedence."
     env, kaggle = os.environ if env is None else env, Path(kaggle)
@@ -80,9 +80,9 @@ SESSION_HOURS, MARGIN_HOURS = 12.0, 0.5
 
 
 def _session_age(
-    hours: float,  # that a session lasts
+    hours: float,  # length of a session
 ) -> float:  # seconds
-    "How old this session is: as old as the container's first process."
+    "The age of this session, which is that of the container's first process."
     age = process_age(1)
     if age is not None and 0 <= age < 3600 * hours:
         return age
@@ -90,10 +90,10 @@ def _session_age(
 
 
 def time_left(
-    is_lent: bool,  # the session is one of Kaggle or Colab
+    is_lent: bool,  # whether the session is on Kaggle or Colab
     age: float = None,  # seconds; default: that of the container's first process
 ) -> float | None:  # hours; None where no limit is known
-    "How much of the session is left. `I3NB_SESSION_HOURS` sets another limit than theirs."
+    "How much of the session is left. `I3NB_SESSION_HOURS` replaces the limit of Kaggle and Colab."
     limit = float(os.environ.get('I3NB_SESSION_HOURS') or (SESSION_HOURS if is_lent else 0))
     if not limit:
         return None
@@ -104,7 +104,7 @@ def training_minutes(
     hours: float,  # wanted
     left: float | None = None,  # hours of the session; None: no limit
 ) -> float:
-    "Minutes for the trainer. Raises `I3Error` where too little is left to be worth it."
+    "Minutes for the trainer. Raises `I3Error` if too little time is left to train."
     if not hours > 0:
         raise I3Error(f'hours={hours!r} must be positive; 3 is what the paper took')
     usable = hours if left is None else min(hours, left - MARGIN_HOURS)

@@ -21,13 +21,13 @@ class TrainPlan:
 
     preset: str
     cards: tuple = ()  # indices into the facts' GPUs; empty: the CPU
-    install: str = ''  # a PyTorch to install for the training process
+    install: str = ''  # version of PyTorch to install for the training process; empty: none
     precision: str = 'fp32'
     batch_size: int = 16  # sequences per step, over all processes
     micro_batch: int = 16  # sequences computed at once
     recompute: bool = False
-    graphs: bool | None = None  # record steps; None: whatever the rehearsal finds faster
-    plain: bool = False  # no kernels of our own
+    graphs: bool | None = None  # whether steps are recorded; None: whichever the rehearsal finds faster
+    plain: bool = False  # without our own kernels
     reasons: tuple = ()  # one line per choice
 
     @property
@@ -36,12 +36,12 @@ class TrainPlan:
         return max(1, len(self.cards))
 
     def way(self) -> Way:
-        "The same, as a rehearsal takes it."
+        "The part of the plan that a rehearsal tries."
         shared = 'preset processes precision batch_size micro_batch recompute graphs plain'.split()
         return Way(device='cuda' if self.cards else 'cpu', **{k: getattr(self, k) for k in shared})
 
     def with_way(self, way: Way):
-        "The plan that a rehearsal ended with."
+        "This plan, changed to the way that a rehearsal found."
         found = {k: getattr(way, k) for k in ('precision', 'micro_batch', 'graphs', 'plain')}
         return replace(self, cards=self.cards[: way.processes], **found)
 
@@ -52,8 +52,8 @@ class TrainPlan:
 # %% ../../nbs/machine/06_plan.ipynb #plan7
 def choose_cards(
     facts: Facts,
-    cfg: I3Config,  # what must fit
-) -> tuple:  # indices into the facts' GPUs; empty where none can be used
+    cfg: I3Config,  # the model that must fit
+) -> tuple:  # indices into the facts' GPUs; empty if none can be used
     "The best group of equal GPUs."
     groups = {}
     for i, card in enumerate(facts.cards):
@@ -70,15 +70,15 @@ def choose_cards(
 
 def _equal_shares(
     cards: tuple,
-    batch_size: int | None,  # None: it will be chosen to suit
+    batch_size: int | None,  # None: it will be chosen to fit the GPUs
 ) -> tuple:
-    "As many of the GPUs as can share the batch equally."
+    "The first of the GPUs, as many of them as can share the batch equally."
     while cards and batch_size and batch_size % len(cards):
         cards = cards[:-1]
     return cards
 
 # %% ../../nbs/machine/06_plan.ipynb #plan9
-FULL, SMALL = 'i3-300m', 'i3-tiny'  # what is trained where the user has no wish: on a GPU, and where that does not fit
+FULL, SMALL = 'i3-300m', 'i3-tiny'  # trained by default: on a GPU, and if that does not fit
 NO_COMPILE = 'torch.compile is not used'
 
 
@@ -86,7 +86,7 @@ class Choice(NamedTuple):
     "A setting, and why it has this value."
 
     value: object
-    reason: str = ''  # empty: there was nothing to choose
+    reason: str = ''  # empty if there was no choice to explain
 
 
 def _dots(version) -> str:
@@ -94,7 +94,7 @@ def _dots(version) -> str:
 
 
 def _choose_preset(preset: str, card: Card, share: int) -> Choice:
-    "The user's preset; else the full model where it fits, and the small one where it does not."
+    "The user's preset; else the full model if it fits, and otherwise the small one."
     if preset != 'auto':
         return Choice(preset)
     if fit_batch(I3Config.preset(FULL), share, card.memory_gb):
@@ -103,7 +103,7 @@ def _choose_preset(preset: str, card: Card, share: int) -> Choice:
 
 
 def _choose_batch(facts: Facts, cards: tuple, cfg: I3Config, asked: int | None) -> Choice:
-    "The user's batch; else by what the GPUs reach, or 16 per GPU for a size of model whose times were not counted."
+    "The user's batch; else from the speed of the GPUs, or 16 per GPU for models of a size that was not counted."
     if asked:
         return Choice(asked)
     n = len(cards)
@@ -113,28 +113,28 @@ def _choose_batch(facts: Facts, cards: tuple, cfg: I3Config, asked: int | None) 
 
 
 def _choose_micro_batch(preset: str, card: Card, share: int) -> Choice:
-    "The largest micro-batch that fits; the smallest settings where none does."
+    "The largest micro-batch that fits; the smallest settings if none does."
     memory = f'{card.memory_gb:.0f} GB'
     fit = fit_batch(I3Config.preset(preset), share, card.memory_gb)
     if fit is None:
         smallest = 'it is tried with one sequence at once and blocks recomputed in the backward pass'
         return Choice(Fit(1, True), f'{memory} may be too few for {preset}; {smallest}')
     how = ', blocks recomputed in the backward pass' if fit.recompute else ''
-    return Choice(fit, f'{fit.micro_batch} sequences at once{how}: {memory}; halved if the card runs out of memory')
+    return Choice(fit, f'{fit.micro_batch} sequences at once{how}: {memory}; halved if the GPU runs out of memory')
 
 
 def _choose_torch(card: Card, facts: Facts) -> Choice:
-    "The PyTorch that is here, or one to install."
+    "The installed PyTorch, or one to install."
     install = torch_for(card.capability, facts)
     if not install:
         return Choice('')
     why = 'holds no code for' if facts.cuda_ok else 'finds no driver it can use for'
-    said = f'torch {install} is installed for the training process: torch {facts.torch} {why} this card ({card.arch})'
+    said = f'torch {install} is installed for the training process: torch {facts.torch} {why} this GPU ({card.arch})'
     return Choice(install, said)
 
 
 def _choose_precision(card: Card) -> Choice:
-    "16 bits, in the kind that the GPU multiplies."
+    "The 16-bit type that the GPU can multiply."
     if card.capability >= (8, 0):
         return Choice('bf16', 'bf16: capability 8.0 or newer')
     return Choice('fp16', f'fp16 with loss scaling: capability {_dots(card.capability)} has no bf16')
@@ -144,17 +144,17 @@ def _about_cards(facts: Facts, n: int, share: int) -> list:
     "A line about GPUs that train together, and one about GPUs that stay idle."
     lines, idle = [], len(facts.cards) - n
     if n > 1:
-        lines.append(f'{n} equal cards: a process each, {share} sequences of the batch for each')
+        lines.append(f'{n} equal GPUs: a process each, {share} sequences of the batch for each')
     if idle:
-        of = f'of {len(facts.cards)} cards, {idle} idle'
-        lines.append(f'{of}: data parallel needs equal cards that share the batch')
+        of = f'of {len(facts.cards)} GPUs, {idle} idle'
+        lines.append(f'{of}: data parallel needs equal GPUs that share the batch')
     return lines
 
 # %% ../../nbs/machine/06_plan.ipynb #c024
 def _why_cpu(facts: Facts) -> str:
     "Why no GPU is used."
     if not facts.cards:
-        return 'no card: training on the CPU'
+        return 'no GPU: training on the CPU'
     card = facts.cards[0]
     if facts.cuda is None:
         idle = f'{card.name} stays idle'
@@ -164,14 +164,14 @@ def _why_cpu(facts: Facts) -> str:
 
 
 def _choose_cpu_precision(facts: Facts) -> Choice:
-    "bf16 where the CPU has instructions for it."
+    "bf16 if the CPU has instructions for it, else fp32."
     if facts.cpu_bf16:
         return Choice('bf16', 'bf16: this CPU has instructions for it')
     return Choice('fp32', 'fp32: this CPU has no instructions for bf16')
 
 
 def _why_small(facts: Facts) -> str:
-    "Why a CPU trains the small model where the user has no wish, with what the full one would take on this CPU."
+    "Why a CPU trains the small model by default, and how long the full one would take on this CPU."
     if not facts.cpu_gflops:
         return f'{SMALL}: a first look in minutes'
     step = cpu_step_s(facts.cpu_gflops, facts.cpus, not facts.c_problem)
@@ -217,9 +217,9 @@ def _gpu_plan(facts: Facts, cards: tuple, preset: str, asked: int | None) -> Tra
 def plan_training(
     facts: Facts,
     preset: str = 'auto',  # a preset; 'auto': i3-300m on a GPU, i3-tiny without
-    batch_size: int = None,  # sequences per step, over all GPUs; 16 is the papers'; None: by what the GPUs reach
+    batch_size: int = None,  # sequences per step, over all GPUs; 16 is the papers'; None: from the GPUs' speed
 ) -> TrainPlan:
-    "Settings that fit a machine, with the reasons."
+    "The training settings for a machine, with their reasons."
     wanted = I3Config.preset(FULL if preset == 'auto' else preset)
     cards = _equal_shares(choose_cards(facts, wanted), batch_size)
     return _gpu_plan(facts, cards, preset, batch_size) if cards else _cpu_plan(facts, preset, batch_size or 16)

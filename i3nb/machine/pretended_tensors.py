@@ -78,7 +78,7 @@ def _build_shim(target: Path):
 
 @functools.lru_cache
 def load_shim() -> ctypes.CDLL:
-    "Make PyTorch believe in CUDA devices; compiled once for each release of PyTorch."
+    "Load the shim, so that PyTorch accepts CUDA devices; it is compiled once for each release of PyTorch."
     if why := cannot_pretend():
         raise RuntimeError(f'no GPU can be pretended: {why}')
     target = cache_folder() / f'{hashlib.sha256((_SHIM + torch.__version__).encode()).hexdigest()[:24]}.so'
@@ -88,12 +88,12 @@ def load_shim() -> ctypes.CDLL:
 
 
 def set_device_index(index: int):
-    "Which pretended GPU PyTorch takes for the current one."
+    "Set the number of the pretended GPU that PyTorch takes for the current one."
     ctypes.c_int.in_dll(load_shim(), 'pretended_index').value = index
 
 
 def if_possible(test):
-    "Decorate a test: it runs at once where a GPU can be pretended; elsewhere the reason is printed."
+    "A decorator of tests: run the test at once if a GPU can be pretended, else print why not."
     why = cannot_pretend()
     print('skipped:', why) if why else test()
 
@@ -121,15 +121,15 @@ class PretendedTensor(torch.Tensor):
         return self
 
     def data_ptr(self):
-        "Address of the numbers in the memory of the processor."
+        "Address of the numbers in the processor's memory."
         return self.inner.data_ptr()
 
     def tolist(self):
-        "The numbers, after a wait."
+        "The numbers as a list, after a wait."
         return self.cpu().tolist()
 
     def __reduce_ex__(self, protocol):
-        return self.inner.__reduce_ex__(protocol)  # saved as the processor's
+        return self.inner.__reduce_ex__(protocol)  # saved as a tensor of the processor
 
     def __repr__(self, **_):
         return f'PretendedTensor({self.inner!r})'
@@ -140,7 +140,7 @@ class PretendedTensor(torch.Tensor):
 
 # %% ../../nbs/machine/15_pretended_tensors.ipynb #c014
 def leaves(x) -> list:
-    "Everything in nested lists, tuples and dictionaries."
+    "All leaves of nested lists, tuples and dictionaries."
     if isinstance(x, dict):
         x = tuple(x.values())
     return [z for y in x for z in leaves(y)] if isinstance(x, (list, tuple)) else [x]
@@ -150,24 +150,24 @@ def map_leaves(
     f,  # function of a leaf
     x,  # a leaf, or dicts, lists and tuples of leaves
 ):
-    "The same nest with `f` of each leaf."
+    "The same structure with `f` of each leaf."
     if isinstance(x, dict):
         return {k: map_leaves(f, y) for k, y in x.items()}
     return type(x)(map_leaves(f, y) for y in x) if isinstance(x, (list, tuple)) else f(x)
 
 
 def tensors_in(x) -> list:
-    "All tensors in a nest."
+    "All tensors in nested lists, tuples and dictionaries."
     return [y for y in leaves(x) if isinstance(y, torch.Tensor)]
 
 
 def inner_of(x):
-    "The tensor of the processor within a pretended one; anything else as it is."
+    "The processor's tensor inside a pretended one; anything else unchanged."
     return x.inner if isinstance(x, PretendedTensor) else x
 
 
 def storage_address(x: torch.Tensor) -> int:
-    "Where a tensor's memory begins: views of one tensor have the same."
+    "The address where a tensor's memory begins, which is the same for all views of a tensor."
     return x.untyped_storage().data_ptr()
 
 # %% ../../nbs/machine/15_pretended_tensors.ipynb #c017
@@ -178,7 +178,7 @@ def check_devices(
     name: str,  # of the operation
     tensors: list,  # its arguments
 ):
-    "Raise RuntimeError where an operation mixes a GPU's tensors with those of the processor."
+    "Raise RuntimeError if an operation mixes tensors of the GPU with tensors of the processor."
     if name in _MAY_MIX or not any(isinstance(x, PretendedTensor) for x in tensors):
         return
     for x in tensors:
@@ -193,7 +193,7 @@ def check_capability(
     tensors: list,  # its arguments
     capability: tuple,  # of the GPU: (major, minor)
 ):
-    "Raise RuntimeError for what a GPU of `capability` does not have."
+    "Raise RuntimeError if an operation needs what a GPU of `capability` does not have."
     if capability < (8, 0) and any(x.dtype == torch.bfloat16 for x in tensors):
         raise RuntimeError(f'{name}: a GPU of capability {capability} has no bf16')
     if name == '_grouped_mm' and capability[0] != 9:
@@ -204,7 +204,7 @@ _SIZES = ('nonzero', 'masked_select', 'bincount', 'equal', '_unique2', 'unique_d
 
 
 def _copy_wait(name: str, args: tuple, kwargs: dict) -> str:
-    "The wait of a copy; '' within one device, and for an upload that was asked not to wait."
+    "The kind of wait of a copy; '' within one device, and for a non-blocking upload."
     if name == 'copy_':
         to_gpu, from_gpu = (isinstance(x, PretendedTensor) for x in args[:2])
         asked_not_to = len(args) > 2 and args[2]
@@ -218,7 +218,7 @@ def _copy_wait(name: str, args: tuple, kwargs: dict) -> str:
 
 
 def _index_wait(indices) -> str:
-    "The wait of an index: a mask has to be counted, and an index of the processor to be copied."
+    "The kind of wait of an index: a mask must be counted, and an index on the processor must be copied."
     given = [i for i in indices if i is not None]
     if any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in given):
         return 'mask'
@@ -230,7 +230,7 @@ def wait_kind(
     args: tuple,
     kwargs: dict,
 ) -> str:  # 'item', 'download', 'upload', 'mask', or the operation's name; '' for no wait
-    "What the processor waits for in an operation on a GPU."
+    "The kind of wait that an operation on a GPU causes."
     if name in _SIZES or name == 'repeat_interleave' and kwargs.get('output_size') is None:
         return name
     if name == '_local_scalar_dense':
@@ -247,7 +247,7 @@ _WATCHED = (Path(i3nb.__file__).parent, _TORCH / 'amp', _TORCH / 'optim', _TORCH
 
 
 def place() -> str:
-    "Where the program is: 'file.function' of the innermost watched function, else 'elsewhere'."
+    "The place of the program: 'file.function' of the innermost watched function, else 'elsewhere'."
     frame = sys._getframe(1)
     while frame:
         path, name = Path(frame.f_code.co_filename), frame.f_code.co_name

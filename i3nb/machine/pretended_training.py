@@ -42,7 +42,7 @@ TINY = dict(
 
 
 class Trained(NamedTuple):
-    "What a few steps showed."
+    "The result of a few training steps."
 
     losses: list  # one per step
     waits: list  # one `Counter` per step
@@ -76,7 +76,7 @@ def train_steps(
 
 # %% ../../nbs/machine/18_pretended_training.ipynb #c070
 def train_rank():
-    "What each process of `train_in_processes` does; it prints losses and waits."
+    "The program of each process of `train_in_processes`; it prints losses and waits."
     job, rank = json.loads(os.environ['I3NB_JOB']), int(os.environ['RANK'])
     with PretendedGPU(job['capability'], rank):
         seen = train_steps('cuda', Prepared.load(job['data']), f'{job["out"]}-{rank}', **job['how'])
@@ -91,7 +91,7 @@ def _free_port() -> int:
 
 
 def _environment(size: int, job: dict) -> dict:
-    "What all processes find in their environment; as `torchrun` would set it."
+    "The environment of all processes, as `torchrun` would set it."
     library = str(Path(i3nb.__file__).parent.parent)
     return {
         **os.environ,
@@ -105,7 +105,7 @@ def _environment(size: int, job: dict) -> dict:
 
 
 def _start_rank(rank: int, env: dict) -> subprocess.Popen:
-    "Start one process; there a step that cannot be recorded is an error."
+    "Start one process, in which a step that cannot be recorded is an error."
     program = 'from i3nb.machine.pretended_training import train_rank; train_rank()'
     command = [sys.executable, '-W', 'error:this step cannot be recorded', '-c', program]
     env = {**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}
@@ -117,9 +117,9 @@ def train_in_processes(
     data: Prepared,
     out: Path,
     *,
-    size: int = 2,  # processes, with a GPU each
+    size: int = 2,  # number of processes, each with a GPU
     **how,  # further arguments of `train_steps`
-) -> list:  # `losses` and `waits` of each
+) -> list:  # `losses` and `waits` of each process
     "Train on several pretended GPUs."
     env = _environment(size, dict(capability=capability, data=str(data.path), out=str(out), how=how))
     ranks = [_start_rank(i, env) for i in range(size)]

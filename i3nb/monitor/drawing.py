@@ -38,17 +38,17 @@ from .view import largest, list_of_runs, load_rows, pattern_names
 # %% ../../nbs/monitor/10_drawing.ipynb #m1006
 @dataclass(kw_only=True, frozen=True)
 class DisplayOptions:
-    "How a run is shown, and what its energy costs."
+    "How a run is shown, and the price of energy."
 
     x: str = 'step'  # horizontal axis: 'step', 'tokens' or 'time'
     theme: str = 'light'  # 'light', 'dark' or 'auto' (transparent: fits light and dark pages)
-    smooth: int = 0  # smoothing in steps; 0: chosen by the run's length, for the loss only
+    smooth: int = 0  # smoothing in steps; 0: only the loss, by a width that depends on the run's length
     log_loss: bool = False  # a log axis for the loss
     log_x: bool = False  # a log horizontal axis
     papers: bool = True  # draw the papers' perplexities, 69.26 and 48.15
-    price: float = 0.30  # of a kWh
+    price: float = 0.30  # price of a kWh
     currency: str = '$'
-    width: int = 800  # of the picture, in points
+    width: int = 800  # width of the picture, in points
 
     def __post_init__(self):
         check_choice('x', self.x, ('step', 'tokens', 'time'))
@@ -60,7 +60,7 @@ SHARES = ('usage', 'patterns')  # metrics that are lists
 
 def thin_rows(
     rows: list,  # all rows of a run
-    most: int = 1500,  # about this many may stay
+    most: int = 1500,  # keep about this many
 ) -> list:
     "Every k-th row, all rows with a validation, and the last one."
     k = len(rows) // most
@@ -85,7 +85,7 @@ def columns(
     rows: list,  # rows of a run
     smooth: int = 0,  # 0: raw perplexity, speed and gradient norm; else smoothed over this many steps
 ) -> dict:
-    "What the panels draw from."
+    "The columns that the panels draw."
     rows = thin_rows(rows)
     c = {k: np.where(abs(v) < 1e15, v, np.nan) for k, v in to_columns(rows).items()}
     c |= {k: _share_column(rows, k) for k in SHARES}
@@ -99,7 +99,7 @@ def columns(
 
 # %% ../../nbs/monitor/10_drawing.ipynb #c021
 def _panels(
-    cols: list,  # of every run
+    cols: list,  # the columns of each run
     patterns: tuple,  # names of the attention patterns
     options: DisplayOptions,
 ) -> list:
@@ -167,7 +167,7 @@ def _horizontal_axis(cols: list, x: str) -> tuple:
 
 
 def _legend_into_gap(ax):
-    "Put the legend where the lines, flat ones, leave most room."
+    "Put the legend where the lines, which are nearly flat, leave most room."
     top = ax.get_ylim()[1]
     at = sorted([0.0, 1.0, *(largest(line.get_ydata()) / top for line in ax.lines)])
     _, middle = max((b - a, (a + b) / 2) for a, b in zip(at, at[1:]))
@@ -176,7 +176,7 @@ def _legend_into_gap(ax):
 
 
 def _name_runs(fig, names: list, theme: Theme):
-    "A line that says which colour is which run; dashed is validation, and peak memory."
+    "Add a line that names each colour's run; dashed is validation, and peak memory."
     from matplotlib.lines import Line2D
 
     colors = [theme.colors[i % len(theme.colors)] for i in range(len(names))]
@@ -195,7 +195,7 @@ def _name_runs(fig, names: list, theme: Theme):
 
 # %% ../../nbs/monitor/10_drawing.ipynb #c027
 def _finish_panel(panel, ax, options: DisplayOptions, *, x: str, xs: list):
-    "What a panel of the dashboard gets once all runs are drawn on it."
+    "Finish a panel of the dashboard once all runs are drawn on it."
     if panel is panel_loss and options.log_loss:
         log_axis(ax)
     limits = axis_limits(xs)

@@ -15,14 +15,14 @@ from ..base.commands import I3Error
 
 # %% ../../nbs/monitor/12_frontend.ipynb #c042
 def jupyter_kernel():
-    "This process's Jupyter kernel, None outside of one."
+    "The Jupyter kernel of this process; None if there is none."
     if 'IPython' not in sys.modules:
         return None
     return getattr(sys.modules['IPython'].get_ipython(), 'kernel', None)
 
 
 def _shell_stream(kernel):
-    "The stream on which the main thread gets its messages, and None where it is not found."
+    "The stream on which the main thread gets its messages; None if it is not found."
     try:
         thread = getattr(kernel, 'shell_channel_thread', None)  # ipykernel 7 receives in a thread and passes on
         if thread is None:
@@ -35,7 +35,7 @@ def _shell_stream(kernel):
 
 
 def _deliver(kernel, stream, frames: list):
-    "Handle a widget's message now; give any other back to the kernel."
+    "Handle a widget's message now; return any other to the kernel."
     ident, parts = kernel.session.feed_identities(frames, copy=False)
     kind = json.loads(parts[1].bytes)['msg_type']  # parts: signature, header, ...
     if kind not in ('comm_msg', 'comm_close', 'comm_open'):
@@ -53,7 +53,7 @@ def _deliver(kernel, stream, frames: list):
         send_status('idle')  # the front end sends a slider's next value after this
 
 
-def pump() -> bool:  # whether messages can be taken here
+def pump() -> bool:  # whether messages can be received this way
     "Handle the widgets' messages that have arrived while this cell runs."
     kernel = jupyter_kernel()
     if kernel is None or threading.current_thread() is not threading.main_thread():
@@ -74,11 +74,11 @@ def pump() -> bool:  # whether messages can be taken here
             print(f'i3nb: a message of the front end was not understood ({type(e).__name__})', file=sys.stderr)
 
 # %% ../../nbs/monitor/12_frontend.ipynb #c044
-UNKNOWN_TARGET = 'i3nb.nobody-can-know-this-name'  # of a comm that every front end has to close
+UNKNOWN_TARGET = 'i3nb.nobody-can-know-this-name'  # target of a comm that every front end must close
 
 
 def _wait_for(done, timeout: float) -> bool:
-    "Pump messages until `done()` or the time is over."
+    "Pump messages until `done()` is true or the time is over; returns whether it is done."
     end = time.monotonic() + timeout
     while not done():
         if time.monotonic() > end:
@@ -89,7 +89,7 @@ def _wait_for(done, timeout: float) -> bool:
 
 
 def _list_when_closed(comm, closed: list):
-    "Let a comm join a list once the front end closes it."
+    "Add a comm to a list once the front end closes it."
     comm.on_close(lambda msg: closed.append(comm))
     return comm
 
@@ -115,7 +115,7 @@ def front_end_answers(
         return False
     widget = ipywidgets.Layout()
     _list_when_closed(widget.comm, closed)
-    closes_a_stranger()  # asked after the widget, so answered after it
+    closes_a_stranger()  # sent after the widget's comm, so answered after it
     known = widget.comm not in closed
     if known:
         widget.close()

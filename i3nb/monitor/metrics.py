@@ -39,7 +39,7 @@ PAPER_PPL = {'i3-300M paper': 69.26, 'i3-200m paper': 48.15}  # what the two pap
 
 
 def perplexity(
-    loss,  # nats a token: a number, a 0-d tensor, or None
+    loss,  # nats per token: a number, a 0-d tensor, or None
 ) -> float | None:  # exp(loss); inf beyond what a float holds; None for None and NaN
     "The number of equally likely tokens that would be as hard to guess."
     if loss is None or math.isnan(loss := float(loss)):
@@ -48,14 +48,14 @@ def perplexity(
 
 # %% ../../nbs/monitor/01_metrics.ipynb #c013
 class Savable:
-    "Gives an object whose attributes are plain numbers a `state_dict`."
+    "A base class that gives an object whose attributes are plain numbers a `state_dict`."
 
     def state_dict(self) -> dict:
-        "Plain numbers only: fit for JSON and for `torch.load(weights_only=True)`."
+        "The attributes as plain numbers, for JSON and for `torch.load(weights_only=True)`."
         return {k: v.state_dict() if isinstance(v, Savable) else v for k, v in vars(self).items()}
 
     def load_state_dict(self, state: dict):
-        "The inverse; a state with other names raises `I3Error`."
+        "The inverse of `state_dict`; a state with other names raises `I3Error`."
         if set(state) != set(vars(self)):
             raise I3Error(
                 f'{type(self).__name__}: the state holds {sorted(state)}, expected {sorted(vars(self))}; '
@@ -82,7 +82,7 @@ class Smoothed(Savable):
         self.n = 0
 
     def update(self, x: float):
-        "Take in one value."
+        "Add one value."
         self.m = self.beta * self.m + (1 - self.beta) * x
         self.n += 1
 
@@ -100,7 +100,7 @@ class Harmonic(Savable):
         self.n = 0
 
     def update(self, loss: float):
-        "Take in one step's loss, in nats."
+        "Add one step's loss, in nats."
         self.total += math.exp(-loss)
         self.n += 1
 
@@ -130,8 +130,8 @@ class PplMeter(Savable):
     def update(
         self,
         loss,  # this step's loss, nats per token
-    ) -> bool:  # False where the loss was not finite
-        "Take in one step."
+    ) -> bool:  # False if the loss was not finite
+        "Add one step."
         loss = float(loss)
         self.seen += 1
         if not math.isfinite(loss):
@@ -146,7 +146,7 @@ class PplMeter(Savable):
         return True
 
     def row(self) -> dict:
-        "What goes into `metrics.jsonl`."
+        "The perplexities for a row of `metrics.jsonl`."
         return dict(
             ppl=self.current,
             ppl_best=self.best,
@@ -166,10 +166,10 @@ def bits_per_byte(
 
 # %% ../../nbs/monitor/01_metrics.ipynb #m0106
 def format_seconds(s: float) -> str:
-    "Seconds as people read them."
+    "A duration in readable form."
     if s < 60:
         return f'{s:.1f} s'
-    s = round(s)  # before it is divided, or 179.7 s would read 2:60
+    s = round(s)  # round before dividing, or 179.7 s would read 2:60
     if s < 3600:
         return f'{s // 60}:{s % 60:02} min'
     return f'{s // 3600}:{s // 60 % 60:02}:{s % 60:02} h'

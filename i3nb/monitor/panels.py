@@ -67,7 +67,7 @@ def panel_lr(
     colors,  # two: training, validation
     theme,  # colours of the surroundings
 ):
-    "Learning rate: the upper half of a place it shares with the gradient norm."
+    "Learning rate; it shares a place with the gradient norm and takes the upper half."
     draw_line(ax, x, c['lr'], color=colors[0], lw=1.4)
     start_at_zero(ax)
     ax.yaxis.set_major_formatter(lambda v, _: f'{v:.4g}')
@@ -127,7 +127,7 @@ def panel_vram(
     colors,  # two: training, validation
     theme,  # colours of the surroundings
 ):
-    "Memory, steady and at its peak, against what there is."
+    "Memory between steps and at its peak, compared with the total."
     panel_memory(ax, c, x, colors, theme)
     total, peak = (largest(c.get(k, [])) for k in ('mem_total_gb', 'mem_peak_gb'))
     if not total or not ax.has_data():
@@ -140,7 +140,7 @@ def panel_vram(
 
 # %% ../../nbs/monitor/08_panels.ipynb #y3598
 def _sensor_panel(key: str, title: str, top=None):
-    "A panel of one reading, from zero."
+    "A panel of one reading, with an axis that starts at 0."
 
     def panel(ax, c, x, colors, theme):
         draw_line(ax, x, c[key], color=colors[0], lw=1.2)
@@ -156,10 +156,10 @@ panel_power = _sensor_panel('gpu_power_w', 'GPU power (W)')
 
 
 def panel_energy(
-    price: float,  # of a kWh
+    price: float,  # price of a kWh
     currency: str,
 ):  # a panel
-    "A panel of energy and what it costs."
+    "A panel of energy and its price."
 
     def panel(ax, c, x, colors, theme):
         draw_line(ax, x, c['energy_wh'], color=colors[0], lw=1.4)
@@ -180,7 +180,7 @@ def readable_on(color) -> str:
 
 
 def _known_shares(x, shares) -> tuple:
-    "(x, smoothed shares (k, n)) where all of them are known; a single row becomes as wide as a step."
+    "(x, smoothed shares (k, n)) of the rows where all shares are known; a single row becomes one step wide."
     ok = np.isfinite(x) & np.isfinite(shares).all(1)
     if not ok.any() or not shares.shape[1]:
         return np.zeros(0), np.zeros((0, 0))
@@ -191,7 +191,7 @@ def _known_shares(x, shares) -> tuple:
 
 
 def _name_shares(ax, last, colors: list, names: tuple):
-    "Write the names and the present values of the larger shares onto their areas."
+    "Write the names and latest values of the larger shares onto their areas."
     where = dict(transform=ax.get_yaxis_transform(), ha='right', va='center', fontsize=SMALL)
     for middle, share, color, name in zip(np.cumsum(last) - last / 2, last, colors, names):
         if share > 0.07:
@@ -201,7 +201,7 @@ def _name_shares(ax, last, colors: list, names: tuple):
 def panel_shares(
     key: str,  # a metric that is a list of shares
     title: str,
-    names: tuple,  # of the shares, from below
+    names: tuple,  # names of the shares, from below
 ):  # a panel
     "A panel of stacked areas."
 
@@ -224,23 +224,23 @@ panel_experts = panel_shares('usage', 'Experts: share of the choices', tuple(f'e
 
 
 def panel_patterns(
-    names: tuple,  # of the patterns, in the router's order
+    names: tuple,  # names of the patterns, in the router's order
 ):  # a panel
     "A panel of the attention patterns' mean weights."
     return panel_shares('patterns', 'Attention patterns: weight', names)
 
 # %% ../../nbs/monitor/08_panels.ipynb #c093
-LOWER_LEGENDS = (panel_speed, panel_memory)  # their curves run near the top
+LOWER_LEGENDS = (panel_speed, panel_memory)  # their legend is below, as their curves run near the top
 
 
 def finish_axes(
-    panel,  # what was drawn on it
+    panel,  # the panel that was drawn on it
     ax,
     theme: Theme,
     *,
     x: str,  # name of the horizontal axis
-    limits: tuple,  # of the horizontal axis; None leaves an end as it is
-    legend: bool,  # with a legend
+    limits: tuple,  # of the horizontal axis; None leaves that end unchanged
+    legend: bool,  # whether to add a legend
 ):
     "Style an axes on which all runs are drawn."
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -263,12 +263,12 @@ def finish_axes(
 def draw_panel(
     panel,
     ax,
-    columns: list,  # of every run
-    xs: list,  # of every run: the values of the horizontal axis
+    columns: list,  # the columns of each run
+    xs: list,  # for each run, the values of the horizontal axis
     theme: Theme,
-    papers: bool,  # draw the papers' perplexities
+    papers: bool,  # whether to draw the papers' perplexities
 ):
-    "Draw all runs on an axes: one in the theme's colours, several in a colour each."
+    "Draw all runs on an `Axes`: a single run in the theme's colours, several in one colour each."
     for i, (c, x) in enumerate(zip(columns, xs)):
         own = (theme.colors[i % len(theme.colors)],) * 2
         panel(ax, c, x, theme.colors if len(columns) == 1 else own, theme)

@@ -36,10 +36,10 @@ SENSORS = {panel_temp: 'gpu_temp_c', panel_util: 'gpu_util', panel_power: 'gpu_p
 
 def _lay_out(
     fig,
-    columns: list,  # of every run: they say whether there is a row for the GPU's sensors
-    lines: int = 1,  # lines of text above
+    columns: list,  # the columns of each run, which decide whether there is a row for the GPU's sensors
+    lines: int = 1,  # number of lines of text above
 ) -> dict:
-    "Axes by panel, laid out in inches; learning rate and gradient norm share a place."
+    "One `Axes` per panel, laid out in inches; learning rate and gradient norm share a place."
     gpu = any(np.isfinite(c[k]).any() for c in columns for k in SENSORS.values())
     rows, head, foot = 3 if gpu else 2, 0.5 + 0.22 * lines, 0.5
     high = head + rows * 2 + (rows - 1) * 0.6 + foot
@@ -62,7 +62,7 @@ def _lay_out(
 
 # %% ../../nbs/monitor/09_plots.ipynb #c090
 def _headline(name: str, c: dict) -> str:
-    "A run in one line: steps, tokens, time, last figures."
+    "A run in one line: steps, tokens, time, latest figures."
     shown = dict(
         step='step {:,.0f}'.format,
         tokens='{:,.0f} tokens'.format,
@@ -76,11 +76,11 @@ def _headline(name: str, c: dict) -> str:
     return f'{name}:  {"  ·  ".join(parts) or "no steps yet"}'
 
 # %% ../../nbs/monitor/09_plots.ipynb #c093
-AXES = dict(step='step', tokens='tokens', elapsed_s='seconds')  # what may run along the horizontal axis, and its name
+AXES = dict(step='step', tokens='tokens', elapsed_s='seconds')  # possible horizontal axes, and their names
 
 
 def _kind(out) -> str:
-    "The kind of figure that a file's name asks for."
+    "The file format that a file's name asks for."
     kind = 'png' if out is None else Path(out).suffix[1:].lower() or 'png'
     if kind not in ('png', 'svg', 'pdf'):
         raise I3Error(f"{str(out)!r}: cannot draw a '.{kind}'; use .png, .svg or .pdf")
@@ -88,7 +88,7 @@ def _kind(out) -> str:
 
 
 def _write_headlines(fig, names: list, columns: list, theme):
-    "The runs' lines of text above the panels; several runs in their colours."
+    "Write a line of text for each run above the panels; several runs in their colours."
     colors = [theme.colors[i % len(theme.colors)] for i in range(len(names))]
     lines = [(_headline(n, c), k) for n, c, k in zip(names, columns, colors)]
     if len(names) == 1:

@@ -17,18 +17,18 @@ class Telemetry:
     def __init__(
         self,
         device='cpu',  # where this process trains: its memory is reported
-        cards=None,  # devices whose sensors are read (a list, for several cards); default: `device`
+        cards=None,  # devices whose sensors are read (a list for several GPUs); default: `device`
         every: float = 1.0,  # seconds between sensor readings
         monitor=None,  # a `DeviceMonitor` of your own, instead of one for `cards`
     ):
         self.memory = MemoryMeter(device)
         self.monitor = monitor or DeviceMonitor(cards or device, every)
         self.before_s = 0.0  # seconds of earlier parts of the run
-        self.began = None  # when this part began; None while it stands still
+        self.began = None  # when this part began; None while stopped
 
     @property
     def elapsed_s(self):
-        "Seconds of training, earlier parts of the run included."
+        "Seconds of training, including earlier parts of the run."
         return self.before_s + (0.0 if self.began is None else time.monotonic() - self.began)
 
     def start(self):
@@ -40,20 +40,20 @@ class Telemetry:
         return self
 
     def stop(self):
-        "Stop them; `elapsed_s` stands still."
+        "Stop the clock and the sensors."
         self.before_s, self.began = self.elapsed_s, None
         self.monitor.stop()
 
     def read(self) -> dict:
-        "Call it between steps: `mem_*`, `gpu_*`, `energy_wh`, `elapsed_s`."
+        "The current `mem_*`, `gpu_*`, `energy_wh` and `elapsed_s`. Call it between steps."
         return {**self.memory.read(), **self.monitor.read(), 'elapsed_s': self.elapsed_s}
 
     def state_dict(self) -> dict:
-        "What a checkpoint keeps: seconds and watt-hours."
+        "The state for a checkpoint: seconds and watt-hours."
         return dict(elapsed_s=self.elapsed_s, energy_wh=self.monitor.energy_wh)
 
     def load_state_dict(self, state: dict):
-        "Go on from an earlier part of the run. Call it before `start`."
+        "Continue an earlier part of the run. Call it before `start`."
         self.before_s, self.monitor.before_wh = state['elapsed_s'], state['energy_wh']
 
     def __enter__(self):

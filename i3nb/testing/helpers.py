@@ -118,7 +118,7 @@ def hostile_text(
 def exact_counts(
     texts,  # strings
 ) -> Counter:  # how often each chunk occurs
-    "The chunks of all texts, in small letters, counted without a bound on memory: the specification of `PieceCounter`."
+    "The chunks of all texts, in lower case, counted without a bound on memory: the specification of `PieceCounter`."
     return Counter(c for t in texts for s in segments_ref(t.lower()) for c in cut(s))
 
 # %% ../../nbs/testing/02_helpers.ipynb #h10660
@@ -126,7 +126,7 @@ def toy_model(
     seed: int = 0,
     **fields,  # fields of the configuration that differ
 ) -> I3Model:  # fp32, on the CPU, ready to evaluate
-    "A tiny random model with strong opinions."
+    "A tiny random model whose predictions depend strongly on the text."
     torch.manual_seed(seed)
     shape = dict(vocab_size=320, d_model=64, n_hybrid=2, n_attn=2, n_heads=4, d_inner=64, d_state=8, dt_rank=4, d_ff=64)
     model = I3Model(I3Config(**{**shape, **fields})).eval()
@@ -146,7 +146,7 @@ def learn_by_heart(
     texts: list,  # short ones
     steps: int = 120,
     seq_len: int = 48,
-) -> I3Model:  # the same
+) -> I3Model:  # the same model
     "Train a tiny model until it recites some texts."
     g = torch.Generator().manual_seed(0)
     stream = torch.tensor([i for t in texts for i in [tokenizer.eot_id, *tokenizer.encode(t)]])
@@ -165,8 +165,8 @@ def learn_by_heart(
 def best_milliseconds(
     f,  # what to time
     repeats: int = 5,
-) -> float:  # of the best call, after one to warm up
-    "Time a function on the CPU by the clock on the wall."
+) -> float:  # of the shortest call, after one to warm up
+    "Wall-clock time of a function on the CPU."
     f()
     best = float('inf')
     for _ in range(repeats):
@@ -178,10 +178,10 @@ def best_milliseconds(
 # %% ../../nbs/testing/02_helpers.ipynb #cb51258
 def wait_for(
     process: subprocess.Popen,
-    condition,  # is called until it is true
+    condition,  # called until it returns true
     seconds: float = 120.0,  # of processor time
 ):
-    "Wait until a condition holds, or the process has ended. Raises `TimeoutError` where it works longer than that."
+    "Wait until a condition holds, or the process has ended. Raises `TimeoutError` after too much processor time."
     asked = 0
     while not condition() and process.poll() is None:
         time.sleep(0.002)
@@ -202,7 +202,7 @@ class FakeNvml:
 
     def __init__(self, *broken, **changed):
         self.broken, self.calls = set(broken), 0
-        self.power, self.mj = [150_000, 40_000], 7_200_000  # milliwatts; millijoules of card 1
+        self.power, self.mj = [150_000, 40_000], 7_200_000  # milliwatts; millijoules of GPU 1
         for name, value in changed.items():
             setattr(self, name, value)
 
@@ -263,13 +263,13 @@ def full_disk(
     tensors: dict,  # what should be written
     path,  # where
 ):
-    "Stands in for `save_tensors` on a disk that fills: half a file, then an error."
+    "A stand-in for `save_tensors` on a disk that fills up: half a file, then an error."
     Path(path).write_bytes(b'half')
     raise OSError(28, 'No space left on device')
 
 
 class PoisonedGradients:
-    "To mix into a kind of step: the gradients of every `every`-th step overflow, beginning with the first."
+    "A mix-in for a kind of step: the gradients of every `every`-th step overflow, beginning with the first."
 
     every, taken = 1, 0
 
@@ -289,7 +289,7 @@ class GraphRehearsal:
         self.params = list(params)
 
     def record(self, f) -> dict:
-        "Run `f`, which fills the parameters' gradients, and keep where everything lies."
+        "Run `f`, which fills the parameters' gradients, and remember where they and the outputs are."
         self.f, self.outputs = f, f()
         self.grads = [p.grad for p in self.params]
         return self.outputs

@@ -28,7 +28,7 @@ def _sums(
     byte_lengths,  # of the tokenizer's entries
     precision: str,
     bar,  # a progress bar, which counts tokens
-    stopped,  # asked before each batch; where it says yes, the rest is left out
+    stopped,  # called before each batch; if it returns True, the rest is left out
 ) -> tuple:  # nats, tokens, bytes, whether it was stopped
     "Read batches one after the other; the state of a long document is carried on."
     device = next(model.parameters()).device
@@ -57,10 +57,10 @@ def evaluate(
     *,
     progress: bool = False,  # a progress bar on stderr
     batch_tokens: int = 8192,  # tokens computed at once
-    max_len: int = 1024,  # of them in a row; a longer document goes on in the next batch
+    max_len: int = 1024,  # tokens in a row; a longer document goes on in the next batch
     world=None,  # the `World` whose processes share the documents; None: this process reads them all
-    stopped=lambda: False,  # asked before each batch whether to give up
-) -> dict:  # loss (nats per token), ppl, bits_per_byte, tokens, bytes; empty where a process has given up
+    stopped=lambda: False,  # called before each batch; True: give up
+) -> dict:  # loss (nats per token), ppl, bits_per_byte, tokens, bytes; empty if a process has given up
     "How well `model` predicts `docs`: every token counted once, documents read whole with the state carried on."
     was_training = model.training
     model.eval()

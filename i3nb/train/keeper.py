@@ -64,7 +64,7 @@ def insist(
 
 
 def newest_step(run: Path) -> int:
-    "Steps of the newest checkpoint that is whole; 0 if there is none."
+    "Steps of the newest checkpoint that is intact; 0 if there is none."
     for path in reversed(step_folders(run)):
         with contextlib.suppress(I3Error):
             return check_checkpoint(path)['step']
@@ -72,7 +72,7 @@ def newest_step(run: Path) -> int:
 
 
 def saved_elsewhere(save) -> Path | None:
-    "Have a checkpoint saved in a folder for temporary files; None where that disk refuses, too."
+    "Save a checkpoint in a folder for temporary files; None if that disk refuses, too."
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix='i3nb-'))
@@ -92,7 +92,7 @@ def why_unsaved(
     "What to tell the user of a run whose last save failed: why, what is safe, and how to go on."
     saved, full = newest_step(run), error.errno in (errno.ENOSPC, errno.EDQUOT)
     megabytes = max(1.0, one / 1e6, lacking_room(run, one) / 1e6)
-    remedy = f'free {megabytes:,.0f} MB' if full else 'mend that'
+    remedy = f'free {megabytes:,.0f} MB' if full else 'fix that'
     if elsewhere:
         safe = f'its checkpoint is {elsewhere}: {remedy}, move it to {Path(run) / CHECKPOINTS}'
     elif saved == step:
@@ -122,7 +122,7 @@ class RunKeeper:
 
     @contextlib.contextmanager
     def held(self):
-        "Hold the run folder, which is made where missing; raises `I3Error` if another process does."
+        "Hold the run folder, which is made if missing; raises `I3Error` if another process holds it."
         self.run.mkdir(parents=True, exist_ok=True)
         with only_writer(self.run, self.say) as self.lock:
             yield self
@@ -133,7 +133,7 @@ class RunKeeper:
             self.lock.check()
 
     def record(self, write, *args, **kwargs):
-        "Write a record into the folder that is held; a disk that refuses is said once, and does not end the run."
+        "Write a record into the folder that is held; a disk that refuses is reported once, and does not end the run."
         self.check()
         self.note(write, *args, **kwargs)
 
@@ -143,12 +143,12 @@ class RunKeeper:
         return tensor_bytes([self.training.model.state_dict(), self.training.state_dict()])
 
     def write_checkpoint(self, run: Path) -> Path:
-        "Write a checkpoint of the training into a run folder; raises `OSError` where the disk refuses."
+        "Write a checkpoint of the training into a run folder; raises `OSError` if the disk refuses."
         t = self.training
         return save_checkpoint(run, t.step, t.cfg, t.model.state_dict(), t.state_dict())
 
     def _write(self):
-        "Write a checkpoint that is not ahead of its records: rows that a full disk has refused so far come first."
+        "Write the rows of metrics that a full disk has refused, then a checkpoint: it must not be ahead of them."
         if self.metrics:
             try:
                 self.metrics.flush()
@@ -169,12 +169,12 @@ class RunKeeper:
             self.say(f'step {step}: no checkpoint was written ({why}); the last good one stays; free some space')
 
     def end(self, state: str, message: str = None):
-        "Say in `run.json` how the run ended, and with which records, if the folder still is this run's."
+        "Record in `run.json` how the run ended, and with which records, if the folder is still that of this run."
         if not self.lock or self.lock.is_held():
             self.note(self._write_end, state=state, message=message)
 
     def _write_end(self, **facts):
-        "The last word of this process in `run.json`."
+        "Write the last status of this process into `run.json`."
         write_status(self.run, recorded=records_checksums(self.run, self.training.step + 1), **facts)
 
 # %% ../../nbs/train/13_keeper.ipynb #c2af8a4
@@ -183,8 +183,8 @@ def newest(
     self: RunKeeper,
     cfg: I3Config,  # the configuration it must fit
     fixed: dict,  # the settings that the run must keep
-):  # (path, manifest), or None where the run begins anew
-    "The checkpoint to go on from. Raises `I3Error` where beginning anew would replace what another run has done."
+):  # (path, manifest), or None if the run starts again
+    "The checkpoint to go on from. Raises `I3Error` if beginning anew would replace what another run has done."
     if found := last_good_checkpoint(self.run, cfg, self.say):
         ended = read_json(self.run / STATUS_FILE).get('recorded')
         is_its_end = isinstance(ended, dict) and ended.get('before') == found[1]['step'] + 1
@@ -207,7 +207,7 @@ def make_ready(
     settings: dict,  # for `settings.json`
     needs_room: bool = True,  # there are steps to do
 ):
-    "Make the folder ready for a run that fits it; raises `I3Error` where its disk is too small."
+    "Make the folder ready for a run that fits it; raises `I3Error` if its disk is too full."
     for folder in (self.run, self.run / CHECKPOINTS):
         sweep_unfinished(folder)
     if needs_room:
@@ -217,7 +217,7 @@ def make_ready(
 # %% ../../nbs/train/13_keeper.ipynb #c46e9a3
 @patch
 def save_model(self: RunKeeper):
-    "Write weights and configuration beside the tokenizer; raises `OSError` where the disk refuses."
+    "Write weights and configuration beside the tokenizer; raises `OSError` if the disk refuses."
     t = self.training
     if t.sparsity:
         remove_pruned_heads(t.model)
@@ -245,7 +245,7 @@ def save_the_end(
     self: RunKeeper,
     is_finished: bool,  # the model is saved, too
 ):
-    "Save the last checkpoint, metrics and model. Where the disk refuses to the end, an `I3Error` says how to go on."
+    "Save the last checkpoint, metrics and model. If the disk refuses to the end, an `I3Error` says how to go on."
     self.check()
     try:
         insist(lambda: self._save_all(is_finished), self.say, self.waits)

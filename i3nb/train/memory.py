@@ -11,7 +11,7 @@ import os
 
 # %% ../../nbs/train/07_memory.ipynb #c031
 def _glibc():
-    "The C library, or None where it is another one."
+    "The C library if it is glibc, else None."
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt, libc.malloc_trim
@@ -22,10 +22,10 @@ def _glibc():
 
 def return_memory(
     threshold: int = 1 << 20,  # bytes above which a freed block goes back at once
-) -> bool:  # whether it could be set: only glibc knows how
-    "Give freed memory back, and let large blocks go back from now on. To be called before the first product, too."
+) -> bool:  # whether it worked; only glibc supports it
+    "Return freed memory to the system, and from now on large blocks at once. Call it before the first product, too."
     for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
-        os.environ.setdefault(cache, '32')  # compiled products kept: else 1,024
+        os.environ.setdefault(cache, '32')  # compiled products to keep; default 1,024
     libc = _glibc()
     if libc is None:
         return False

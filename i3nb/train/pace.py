@@ -35,7 +35,7 @@ class Pace:
 
     @contextlib.contextmanager
     def work(self):
-        "Around the work itself: how long it takes decides when it is due next."
+        "Context for the work itself: how long it takes decides when it is due next."
         start = time.monotonic()
         yield
         self.last = time.monotonic()
@@ -48,7 +48,7 @@ class Due(NamedTuple):
     end: bool = False  # the work is done
     evaluation: bool = False
     checkpoint: bool = False
-    story: bool = False  # somebody asked for one
+    story: bool = False  # one was requested
 
 
 class Agenda:

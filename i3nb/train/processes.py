@@ -51,7 +51,7 @@ LOST = 'another process of this run has ended; the run stops at its last checkpo
 class World:
     "The processes of a run: one alone, or several that a launcher started (`i3nb_train --processes`, or `torchrun`)."
 
-    store, notes = None, itertools.count()  # of all objects of this process: they share one group of processes
+    store, notes = None, itertools.count()  # shared by all `World`s of this process, which have one group
 
     def __init__(self, device: str = 'auto'):
         self.size, self.rank = _from_environment('WORLD_SIZE', 1), _from_environment('RANK', 0)
@@ -65,7 +65,7 @@ class World:
         if self.size > 1 and not dist.is_initialized():
             _end_with_launcher()
             if self.is_orphan:
-                raise SystemExit(1)  # it has ended before it could be noticed
+                raise SystemExit(1)  # the launcher ended before this process could notice
             with self.together():  # one may end before all have met
                 self._meet()
 
@@ -121,13 +121,13 @@ class World:
 
     def replicate(
         self,
-        model,  # whose gradients are wanted
+        model,  # whose gradients are computed
         precision: str,  # one of `PRECISIONS`
     ):
-        "`model`, or with several processes one whose backward pass averages the gradients on the way."
+        "`model`, or with several processes a replica whose backward pass averages the gradients."
         if self.size == 1:
             return model
-        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # 70 MB that one process does without
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # 70 MB that one process need not load
         from torch.nn.parallel import DistributedDataParallel
 
         on_gpu = self.device.type == 'cuda'
@@ -148,7 +148,7 @@ class World:
 
     @contextlib.contextmanager
     def together(self):
-        "Around what the processes do together: the loss of one is an `I3Error` in process 0, and ends the others."
+        "Context for joint work: the loss of a process is an `I3Error` in process 0, and ends the others."
         try:
             yield
         except RuntimeError as e:
@@ -174,7 +174,7 @@ class World:
             self.store.set(note, how)
 
     def _wait_for(self, note: str):
-        "Wait until process 0 has left a note; end if it has failed, which it has told itself."
+        "Wait until process 0 has left a note; end if process 0 has failed, which it reports itself."
         with self.together():
             while not self.store.check([note]):
                 if self.is_orphan:
@@ -187,13 +187,13 @@ class World:
         self,
         asked,  # what has asked this process to stop, or nothing
     ) -> bool:
-        "Whether any process was asked to stop; without waiting for the others, which may be at other work."
+        "Whether any process was asked to stop; does not wait for the others, which may be busy."
         if asked and self.size > 1:
             self.store.set('stop', 'asked')
         return bool(asked) or self.size > 1 and self.store.check(['stop'])
 
     def close(self):
-        "Wait for the others and part from them; a process that just ended would take the others with it."
+        "Wait for the others and leave the group; a process that just ended would take the others with it."
         if self.size > 1:
             dist.barrier()
             for replica in self.replicas:
@@ -203,7 +203,7 @@ class World:
 
 # %% ../../nbs/train/05_processes.ipynb #x001
 def free_port() -> int:
-    "A port that nobody listens on."
+    "A port that is not in use."
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
@@ -212,26 +212,26 @@ def free_port() -> int:
 def _start(command: list, n: int) -> list:
     "`n` processes that run a command and find each other by their environment."
     where = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE=str(n))
-    ours = dict(I3NB_LAUNCHER=str(os.getpid()), TORCH_CPP_LOG_LEVEL='ERROR')  # we say ourselves who has ended
+    ours = dict(I3NB_LAUNCHER=str(os.getpid()), TORCH_CPP_LOG_LEVEL='ERROR')  # the launcher reports who has ended
     envs = [{**os.environ, **where, **ours, 'RANK': str(i), 'LOCAL_RANK': str(i)} for i in range(n)]
     return [subprocess.Popen(command, env=env, start_new_session=True) for env in envs]
 
 
 def _send(processes: list, number: int):
-    "A signal to the processes that still live."
+    "Send a signal to the processes that are still running."
     for p in processes:
         if p.poll() is None:
             p.send_signal(number)
 
 
 def _failure(processes: list) -> tuple | None:
-    "Rank and status of a process that has failed; one that a signal has ended first: others then fail for want of it."
+    "Rank and status of a failed process, first of all one that a signal ended: others then fail because it is missing."
     failed = [(p.returncode > 0, rank, p.returncode) for rank, p in enumerate(processes) if p.returncode]
     return min(failed)[1:] if failed else None
 
 
 def _report(rank: int, status: int):
-    "Say which process has ended, unless it has said so itself: with status 2 after a mistake of the user's, or 1."
+    "Say which process a signal has ended; one with status 1, or 2 for a mistake of the user, has said so itself."
     if status < 0:
         what = f'process {rank} ended (signal {-status}); the run stops at the last checkpoint, start it again'
         print(what, file=sys.stderr, flush=True)
@@ -248,9 +248,9 @@ def _end(processes: list, number: int, *pauses: float):
 
 
 def _wait(processes: list, stop: CleanStop, grace: float) -> int:
-    "Wait for all to end; ask them to if `stop` is asked for, end them once one has failed. The status of the failure."
+    "Wait for all to end, pass on requests to stop, end all once one has failed. Returns the status of the failure."
     passed_on = failure = None
-    while None in [p.poll() for p in processes]:  # a list: each of them is asked
+    while None in [p.poll() for p in processes]:  # a list, so that every process is polled
         if failure := _failure(processes):
             break
         if stop.asked != passed_on:
@@ -279,4 +279,4 @@ def run_processes(
             _end(processes, e.signal, 2.0, 8.0)
             return e.status
         finally:
-            _send(processes, signal.SIGKILL)  # whatever has happened here, none is left
+            _send(processes, signal.SIGKILL)  # whatever happens, no process is left running

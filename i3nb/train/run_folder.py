@@ -29,7 +29,7 @@ from ..base.trust import refuse_links
 
 # %% ../../nbs/train/04_run_folder.ipynb #v9467
 class RunLock:
-    "This process's hold on a run folder."
+    "This process's lock on a run folder."
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class RunLock:
 
 
 def _open_lock(run: Path) -> int:
-    "Open the lock file; it is made where missing, and never a link to another file."
+    "Open the lock file, which is made if missing; raises `I3Error` if it is a link to another file."
     try:
         return os.open(run / '.lock', os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o666)
     except OSError as e:
@@ -66,8 +66,8 @@ def _open_lock(run: Path) -> int:
 
 @contextlib.contextmanager
 def only_writer(
-    run: Path,  # the run's folder, which must be there
-    say=print,  # called with a line where the file system knows no locks
+    run: Path,  # the run's folder, which must exist
+    say=print,  # called with a line if the file system does not support locks
 ):  # a `RunLock`
     "Hold the run folder's lock, or raise `I3Error` if another process does."
     fd = _open_lock(Path(run))
@@ -96,7 +96,7 @@ def _lock(fd: int, run: Path, say):
 
 # %% ../../nbs/train/04_run_folder.ipynb #c025
 def take_request(path: Path) -> bool:
-    "Whether somebody left this file as a request; it is removed."
+    "Whether this file was left as a request; it is removed."
     try:
         Path(path).unlink()
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def take_request(path: Path) -> bool:
 
 
 def _write_over(path: Path, text: str):
-    "Write into a file that is there, without asking for new room."
+    "Overwrite an existing file in place, without needing new room."
     fd = os.open(path, os.O_WRONLY | getattr(os, 'O_NOFOLLOW', 0))
     try:
         os.ftruncate(fd, os.write(fd, text.encode()))
@@ -114,7 +114,7 @@ def _write_over(path: Path, text: str):
 
 
 def write_status(run: Path, **facts) -> dict:
-    "Update `run.json` with `facts`; returns all that it says. Raises `OSError` where the disk refuses."
+    "Update `run.json` with `facts`; returns all that it says. Raises `OSError` if the disk refuses."
     path = Path(run) / STATUS_FILE
     facts = {**read_json(path), **facts}
     text = json.dumps(facts, indent=1) + '\n'
@@ -129,7 +129,7 @@ def write_status(run: Path, **facts) -> dict:
 def check_goes_on(
     run: Path,  # the run's folder, which need not exist
 ):
-    "Raise `I3Error` where the folder holds a model, and no checkpoint to go on from."
+    "Raise `I3Error` if the folder holds a model but no checkpoint to go on from."
     run = Path(run)
     if (run / WEIGHTS_FILE).exists() and not any(run.glob(STEP_FOLDERS)):
         raise I3Error(f'{str(run)!r} holds a finished model without checkpoints, so it cannot go on; use another --out')
@@ -139,7 +139,7 @@ def start_status(
     run: Path,  # the run's folder
     **facts,  # further ones
 ) -> dict:
-    "Say in `run.json` that this process runs."
+    "Record in `run.json` that this process is running."
     me = dict(pid=os.getpid(), born=process_birth(), host=socket.gethostname(), started=time.time(), message=None)
     return write_status(run, state='running', **me, **facts)
 
@@ -148,7 +148,7 @@ def append_story(
     run: Path,  # the run's folder
     **line,  # step, prompt, text, elapsed_s
 ):
-    "Append a story to `samples.jsonl`; raises `OSError` where the disk refuses."
+    "Append a story to `samples.jsonl`; raises `OSError` if the disk refuses."
     fd = os.open(Path(run) / SAMPLES_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(fd).st_size
@@ -160,7 +160,7 @@ def append_story(
 
 # %% ../../nbs/train/04_run_folder.ipynb #t5325
 class Notes:
-    "Writes records of a run; a disk that refuses is said once, and does not end the run."
+    "Writes records of a run; a disk that refuses is reported once, and does not end the run."
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Notes:
         self.say, self.refused = say, set()
 
     def __call__(self, write, *args, **kwargs):
-        "Call `write`."
+        "Call `write`; report an error of the disk, if it is a new one."
         name = write.__qualname__
         try:
             write(*args, **kwargs)

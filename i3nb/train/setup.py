@@ -57,7 +57,7 @@ def explain_change(
     now: str,  # another
     device: torch.device,
 ) -> str:  # a line for the user
-    "Why a run goes on in another precision: the device lacks the one before. Else the user asked for it: `I3Error`."
+    "Why a run goes on in another precision: the device lacks the old one. If the user asked for it: `I3Error`."
     if asked != 'auto' and has_precision(device, before):
         remedy = f"use {before}, 'auto', or another --out"
         raise I3Error(f'--{name} {now}: this run was computed in {before} until now; {remedy}')
@@ -104,22 +104,22 @@ def build_model(
     cfg: I3Config,  # of the model
     settings: TrainSettings,  # `recipe`, `memory`, … are read
     device: torch.device,  # of the weights
-    muon_precision: str | None = None,  # of Muon's products; None: what the device is made for
+    muon_precision: str | None = None,  # of Muon's products; None: the default of the device
 ) -> tuple:  # model, optimizer
-    "Model and optimizer, with all their states. Raises `I3Error` where they do not fit."
+    "Model and optimizer, with all their states. Raises `I3Error` if they do not fit."
     types = dict(ns_dtype=muon_precision and dtype_of(muon_precision))
     lean = dict(state_dtype=torch.bfloat16, by_block=True) if settings.small_memory else {}
     entry = 'muon_decay' if 'muon_decay' in RECIPES[settings.recipe] else 'weight_decay'
     decay = {} if settings.decay is None else {entry: settings.decay}
     try:
         model = I3Model(cfg).to(device)
-        model.dropout = settings.dropout
+        model.dropout = settings.dropout or 0.0
         optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **types, **lean, **decay)
         optimizer.make_states()
     except RuntimeError as e:
         if not out_of_memory(e):
             raise
-        raise I3Error('the card is too small for weights and optimizer; use --memory small, or a smaller preset') from e
+        raise I3Error('the GPU is too small for weights and optimizer; use --memory small, or a smaller preset') from e
     return model, optimizer
 
 # %% ../../nbs/train/12_setup.ipynb #kf7378f3
