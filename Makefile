@@ -62,7 +62,7 @@ readme: ## write README.md from nbs/index.ipynb
 
 docs: ## make the site from the notebooks, in _docs/
 	$(env) dev docs
-	@$(bin)/python .ci/docs.py site
+	@$(bin)/python .ci/make_site.py
 
 # USER is also a shell variable: only `make kaggle USER=name` counts
 kaggle: ## build the Kaggle notebook with the library inside, in build/kaggle/ (USER=your-kaggle-name for the CLI)

@@ -102,7 +102,7 @@ def i3nb_bench(
     recipe: str = 'muon',  # our optimizer: {recipes}; peers use AdamW
     device: str = 'auto',  # cpu, cuda
     components: bool = False,  # also say where the time of our step goes
-    loop: bool = False,  # also the paper's way, a Python loop through time
+    loop: bool = False,  # also a plain loop through time in Python
     repeats: Annotated[int, Range(1, 1000)] = 2,  # visits to every row; its steps are spread over them
     minutes_per_row: Positive = 5.0,  # a slower row gets fewer steps, or is measured on fewer sequences
     quality: bool = False,  # instead: train each of --entries and measure the time to a perplexity

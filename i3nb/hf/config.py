@@ -8,6 +8,7 @@ __all__ = ['EXPERTS', 'I3HubConfig']
 # %% ../../nbs/hf/01_config.ipynb #h56ff6c6
 from dataclasses import asdict, fields
 from transformers import PreTrainedConfig
+from ..base.imports import bring_waiting
 from ..core import I3Config
 
 # %% ../../nbs/hf/01_config.ipynb #h553896f
@@ -39,3 +40,6 @@ class I3HubConfig(PreTrainedConfig):
         "The `I3Config` from which the model is made."
         names = {f.name: EXPERTS if f.name == 'top_k' else f.name for f in fields(I3Config)}
         return I3Config(**{name: getattr(self, there) for name, there in names.items()})
+
+# %% ../../nbs/hf/01_config.ipynb #c784c566
+bring_waiting()

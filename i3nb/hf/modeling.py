@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from ..base.imports import bring_waiting
 from ..attention import MultiPatternAttention
 from ..base.forms import best, form
 from .config import I3HubConfig
@@ -321,3 +322,6 @@ class I3ForCausalLM(PreTrainedModel, GenerationMixin):
             count / total * torch.stack([getattr(aux, name) for aux in found]).mean() for count, found in evidence
         )
         return router_loss(self.cfg, mean('balance'), mean('z'))
+
+# %% ../../nbs/hf/02_modeling.ipynb #c18ac840
+bring_waiting()

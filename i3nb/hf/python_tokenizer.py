@@ -9,6 +9,7 @@ __all__ = ['VOCABULARY', 'I3Tokenizer']
 import json
 from pathlib import Path
 from transformers import PreTrainedTokenizer
+from ..base.imports import bring_waiting
 from .tokenizer import letter_tokens
 from ..tokenizer import EOT, PAD, ChunkTokenizer
 
@@ -80,3 +81,6 @@ class I3Tokenizer(PreTrainedTokenizer):
         path = Path(save_directory) / '-'.join(filter(None, [filename_prefix, VOCABULARY]))
         path.write_text(self.file_text, encoding='utf-8')
         return (str(path),)
+
+# %% ../../nbs/hf/05_python_tokenizer.ipynb #c64225c0
+bring_waiting()
