@@ -1,6 +1,6 @@
 """Make the site from the notebooks: a page for each, pages of the API, and all pages as Markdown for language models.
 
-Usage: python .ci/make_site.py      into _docs/; look at it with `python -m http.server -d _docs`"""
+Usage: python .ci/make_site.py      into _docs/, whose pages can be opened as files"""
 
 import ast
 import html
@@ -158,6 +158,15 @@ def part_headings(text, names):
     return re.sub(r'^(#{2,4}) +([^\n{]+)$', renamed, text, flags=re.M)
 
 
+IMPORTS = re.compile(r'(?:<p class="exported">.*</p>\n+)?```python\n((?:(?:import|from) .*\n(?:    .*\n|\)\n)*)+)```')
+
+
+def fold_imports(text):
+    "A block that only imports is folded, so that a page begins with words"
+    folded = '<details class="imports" markdown="1"><summary>imports</summary>\n\n```python\n{}```\n\n</details>'
+    return IMPORTS.sub(lambda m: folded.format(m[1]), text)
+
+
 def open_badges(path):
     "Links that open a notebook on Colab and on Kaggle"
     repository, place = CFG.git_url.removeprefix('https://github.com/'), path.relative_to(ROOT).as_posix()
@@ -175,7 +184,7 @@ def write_page(path, formulas, lookup):
     edit = lambda source: relink(linkify(formulas.take(source), lookup), lambda target: site_link(target, path))
     cells = list(markdown_cells(path, edit, lambda cell: exported_mark(module, cell, names)))
     text, pictures = to_markdown(cells, f'{page.stem}_files')
-    text = part_headings(text, names)
+    text = fold_imports(part_headings(text, names))
     if path != INDEX:
         text = re.sub(r'\A(# .*\n\n> .*\n)', lambda m: f'{m[1]}\n{open_badges(path)}\n', text)
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -191,13 +200,24 @@ def write_page(path, formulas, lookup):
 # --- the API ---
 
 
+class Shown:
+    "A default as a reader wants to see it"
+
+    def __init__(self, value):
+        self.words = repr(value) if len(repr(value)) < 40 and ' at 0x' not in repr(value) else '…'
+
+    def __repr__(self):
+        return self.words
+
+
 def signature(obj, name):
     "How it is called: the parameters, and their defaults where these are short"
     try:
         found = inspect.signature(obj)
     except (TypeError, ValueError):
         return name
-    shorter = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+    words = lambda default: inspect.Parameter.empty if default is inspect.Parameter.empty else Shown(default)
+    shorter = [p.replace(annotation=p.empty, default=words(p.default)) for p in found.parameters.values()]
     return f'{name}{found.replace(parameters=shorter, return_annotation=found.empty)}'
 
 
@@ -262,8 +282,13 @@ def write_api(path):
     chapter = os.path.relpath(page_of(path), place.parent)
     summary = (module.__doc__ or '').strip().splitlines()[0]
     parts = [f'# {name}', f'> {summary}', f'[The chapter]({chapter}){{ .open }} [Source]({source}){{ .open }}']
-    for exported in getattr(module, '__all__', ()):
-        parts += described(module, exported, source, chapter)
+    names = list(getattr(module, '__all__', ()))
+    constants = [n for n in names if not callable(getattr(module, n))]
+    for exported in names:
+        if exported not in constants:
+            parts += described(module, exported, source, chapter)
+    if constants:
+        parts += ['## Constants', ', '.join(f'[`{n}`]({chapter}#{n.lower()})' for n in constants)]
     (PAGES / place).parent.mkdir(parents=True, exist_ok=True)
     text = relink('\n\n'.join(parts), lambda target: api_link(target, path, place))
     (PAGES / place).write_text(text + '\n', encoding='utf-8')
@@ -272,17 +297,28 @@ def write_api(path):
 
 # --- the site ---
 
+SHIM = 'https://unpkg.com/iframe-worker/shim'  # the engine's pages would load it from there when opened as files
+
+
+def own_shim(path):
+    "Load the shim for pages that are opened as files from the site itself"
+    text = path.read_text(encoding='utf-8')
+    path.write_text(text.replace(SHIM, os.path.relpath(SITE / 'iframe-worker.js', path.parent)), encoding='utf-8')
+
+
 STYLE = """.exported { color: gray; font-size: .75em; text-align: right; margin: 0 0 -.9em; }
+details.imports { font-size: .7rem; color: gray; border: none !important; box-shadow: none !important; }
 .open { font-size: .7rem; margin-right: .6em; }
 .md-grid { max-width: 76rem; }
 .md-typeset pre > code { font-size: .62rem; }
 .md-typeset td code { white-space: nowrap; }
 .md-typeset img { max-width: 100%; }
 [data-md-color-scheme="slate"] .md-typeset img { background: white; border-radius: 4px; }
-.highlight:not([class*="language-"]) pre > code { background: none; border-left: .15rem solid #8884; }
-.highlight:not([class*="language-"]) .md-clipboard, .highlight:not([class*="language-"]) nav { display: none; }
+.highlight.language-text pre > code { background: none; border-left: .15rem solid #8884; }
+.highlight.language-text .md-clipboard, .highlight.language-text nav { display: none; }
 math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", math; }
-math[display=block] { margin: 1em 0; overflow-x: auto; }
+math[display=block] { margin: 1em 0; overflow: auto hidden; }
+h2 > code, h3 > code { font-size: .8em; }
 """
 
 SECTIONS = {  # a folder of notebooks: its heading on the site, in this order
@@ -358,7 +394,7 @@ def site_config(pages, api):
                 'attr_list',
                 'md_in_html',
                 'pymdownx.superfences',
-                'pymdownx.highlight',
+                {'pymdownx.highlight': dict(pygments_lang_class=True)},
                 dict(toc=dict(permalink=True)),
             ],
             nav=navigation(pages, api),
@@ -416,12 +452,15 @@ def main():
         print(made.stdout, made.stderr)
         return made.returncode
     shutil.move(WORK / 'site', SITE)
+    shutil.copyfile(ROOT / '.ci' / 'iframe-worker.js', SITE / 'iframe-worker.js')
+    for path in SITE.rglob('*.html'):
+        own_shim(path)
     for path in [*SITE.rglob('*.html'), *SITE.rglob('search*.js*')]:
         formulas.put(path)
     write_llms([*pages, *api], formulas)
     dead = sorted(dead_links())
     print(*dead, sep='\n')
-    print(f'{len(pages)} chapters and {len(api)} pages of the API: python -m http.server -d {SITE.relative_to(ROOT)}')
+    print(f'{len(pages)} chapters and {len(api)} pages of the API: open {SITE.relative_to(ROOT)}/index.html')
     return 1 if dead else 0
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from ..base.imports import bring_waiting
 from ..attention import MultiPatternAttention
 from ..base.forms import best, form
+from ..base.imports import bring_waiting
 from .config import I3HubConfig
 from ..model import model_parts
 from ..moe import router_loss
