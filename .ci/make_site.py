@@ -87,11 +87,14 @@ def symbols(source):
     except SyntaxError:
         return
     for node in body:
-        targets = getattr(node, 'targets', [getattr(node, 'target', None)])
-        yield from (t.id for target in targets for t in ast.walk(target or ast.Pass()) if isinstance(t, ast.Name))
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [name for t in targets for name in (t.elts if isinstance(t, ast.Tuple) else [t])]
+            yield from (name.id for name in names if isinstance(name, ast.Name))
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
-            if any(ast.unparse(d).startswith('patch') for d in node.decorator_list) and node.args.args[0].annotation:
+        if isinstance(node, ast.FunctionDef) and node.args.args and node.args.args[0].annotation:
+            if any(ast.unparse(d).startswith('patch') for d in node.decorator_list):
                 yield f'{ast.unparse(node.args.args[0].annotation)}.{node.name}'
         if isinstance(node, ast.ClassDef):
             yield from (f'{node.name}.{n.name}' for n in node.body if isinstance(n, ast.FunctionDef))
@@ -178,6 +181,15 @@ def open_badges(path):
     return ' '.join(f'[{words}]({target}){{ .open }}' for words, target in targets.items())
 
 
+def title_of(path):
+    "The title and the summary of the notebook at `path`, as plain words"
+    first = ''.join(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source'])
+    found = re.match(r'# (.*)\n\n> (.*)', first)
+    if not found:
+        raise SystemExit(f'{path.relative_to(ROOT)}: its first cell has to be `# Title` and `> summary`')
+    return [re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', words) for words in found.groups()]
+
+
 def write_page(path, formulas, lookup):
     "Write the page of the notebook at `path` and its pictures; its title, its summary and its place"
     page, module, names = PAGES / page_of(path), module_of(path), set()
@@ -192,7 +204,7 @@ def write_page(path, formulas, lookup):
     for name, data in pictures.items():
         (page.parent / f'{page.stem}_files').mkdir(exist_ok=True)
         (page.parent / f'{page.stem}_files' / name).write_bytes(data)
-    title, summary = re.search(r'^# (.*)\n\n> (.*)', text, re.MULTILINE).groups()
+    title, summary = title_of(path)
     number = re.match(r'\d+', path.stem)
     return f'{number[0]} {title}' if number else title, summary, page_of(path).as_posix()
 
@@ -259,7 +271,8 @@ def described(module, name, source, page):
     yield from describe(obj, name, 2)
     yield f'[source]({source}{line_of(obj)}){{ .open }} [chapter]({page}#{name.lower()}){{ .open }}'
     if inspect.isclass(obj):
-        for key, method in vars(obj).items():
+        for key, found in vars(obj).items():
+            method = next(filter(None, (getattr(found, k, None) for k in ('__func__', 'fget', 'f'))), found)
             if inspect.isfunction(method) and not key.startswith('_') and method.__doc__:
                 yield from describe(method, f'{name}.{key}', 3)
 
@@ -280,7 +293,7 @@ def write_api(path):
     place = Path('api') / Path(*name.split('.')[1:]).with_suffix('.md')
     source = f'{CODE_URL}/{name.replace(".", "/")}.py'
     chapter = os.path.relpath(page_of(path), place.parent)
-    summary = (module.__doc__ or '').strip().splitlines()[0]
+    summary = title_of(path)[1]
     parts = [f'# {name}', f'> {summary}', f'[The chapter]({chapter}){{ .open }} [Source]({source}){{ .open }}']
     names = list(getattr(module, '__all__', ()))
     constants = [n for n in names if not callable(getattr(module, n))]
@@ -419,7 +432,9 @@ def write_llms(pages, formulas):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PAGES / page, copy)
         formulas.put(copy)
-    (SITE / 'llms.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    (SITE / 'llms.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    formulas.put(SITE / 'llms.md')
+    (SITE / 'llms.md').rename(SITE / 'llms.txt')
 
 
 def dead_links():
@@ -429,7 +444,7 @@ def dead_links():
     for page, text in pages.items():
         for target in set(re.findall(r'href="?([^"\s>]+)', text)):
             name, _, place = html.unescape(target).partition('#')
-            if is_outside(target) or name.startswith('/'):
+            if re.match(r'[a-z]+:', target) or name.startswith('/'):
                 continue
             file = Path(os.path.normpath(page.parent / name)) if name else page
             if not file.exists() or (place and file in places and place not in places[file]):
@@ -453,6 +468,8 @@ def main():
         return made.returncode
     shutil.move(WORK / 'site', SITE)
     shutil.copyfile(ROOT / '.ci' / 'iframe-worker.js', SITE / 'iframe-worker.js')
+    if SHIM not in (SITE / 'index.html').read_text(encoding='utf-8'):
+        raise SystemExit(f'the pages do not load {SHIM} any more: see whether their search works when opened as files')
     for path in SITE.rglob('*.html'):
         own_shim(path)
     for path in [*SITE.rglob('*.html'), *SITE.rglob('search*.js*')]:

@@ -103,7 +103,7 @@ def expected_words(
     "The expected result of a run, and what the expectation is valid for."
     usual = check_settings(TrainSettings(iters=1))
     fitted = 'recipe', 'start', 'lr', 'warmup', 'fall', 'dropout', 'decay'
-    others = [name for name in fitted if getattr(settings, name) != getattr(usual, name)]
+    others = [name for name in fitted if (getattr(settings, name) or 0) != (getattr(usual, name) or 0)]
     note = f'; not fitted for this --{" and --".join(others)}' if others else ''
     return f'expected: {expected}; {SCOPE}{note}'
 

@@ -60,12 +60,14 @@ class Block(nn.Module):
 
 # %% ../nbs/07_model.ipynb #c297ec3c
 def channels_kept(
-    x: torch.Tensor,  # (b, t, d) the stream
-    blocks: int,  # number of blocks
-    share: float,  # of the channels that are dropped
-) -> torch.Tensor:  # (blocks, 2, b, 1, d) 0 where a channel is dropped, else 1 / (1 - share)
-    "Random dropout factors for the channels of what mixers and experts add."
-    return F.dropout(x.new_ones(blocks, 2, len(x), 1, x.shape[-1]), share)
+    cfg: I3Config,
+    rows: int,  # sequences
+    share: float,  # of the channels that is left out
+    generator: torch.Generator,  # of the draw, on the CPU
+) -> torch.Tensor:  # (blocks, 2, rows, 1, d) 0 where a channel is left out, else 1 / (1 - share)
+    "A draw of the channels that each block's mixer and experts may add to."
+    drawn = torch.rand(cfg.n_layers, 2, rows, 1, cfg.d_model, generator=generator)
+    return (drawn >= share) / (1 - share)
 
 # %% ../nbs/07_model.ipynb #c011
 @form('head', 'torch')
@@ -256,12 +258,12 @@ def run_blocks(
     x: torch.Tensor,  # (b, t, d) embedded tokens
     state: list | None = None,  # memory of the earlier tokens
     want_state: bool = False,  # also return the memory after `x`
+    kept: torch.Tensor | None = None,  # (blocks, 2, b, 1, d) from `channels_kept`; None: nothing is left out
 ) -> tuple:  # x (b, t, d), states, pattern weights of the attention layers, `MoEAux` of all layers
     "Pass the stream through all blocks."
     states, routes, auxes = [], [], []
     recompute = self.cfg.checkpoint and torch.is_grad_enabled()
-    dropped = self.dropout if self.training else 0.0
-    kept = channels_kept(x, len(self.blocks), dropped) if dropped else [None] * len(self.blocks)
+    kept = [None] * len(self.blocks) if kept is None else kept
     for block, before, of_block in zip(self.blocks, state or [None] * len(self.blocks), kept):
         if recompute:  # the dropout factors are an argument, so they stay the same
             x, after, route, aux = checkpoint(
@@ -293,9 +295,10 @@ def forward(
     targets: torch.Tensor | None = None,  # (b, t) the next token at each position; -100 is ignored
     state: list | None = None,  # memory of the tokens before `ids`
     want_state: bool = False,  # return the memory after `ids`
+    kept: torch.Tensor | None = None,  # (blocks, 2, b, 1, d) from `channels_kept`: dropout
 ) -> I3Output:
     "Read `ids`; with `targets`, also compute the loss."
-    x, states, routes, auxes = self.run_blocks(self.embed(ids), state, want_state)  # (b, t, d)
+    x, states, routes, auxes = self.run_blocks(self.embed(ids), state, want_state, kept)  # (b, t, d)
     out = I3Output(hidden=self.norm(x), head=self.head, routes=routes, state=states if want_state else None)
     out.balance = torch.stack([aux.balance for aux in auxes]).mean()
     out.z = torch.stack([aux.z for aux in auxes]).mean()

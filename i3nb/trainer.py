@@ -212,7 +212,8 @@ def _fixed(self: Trainer) -> dict:
     "The settings that a resumed run must keep, with their defaults resolved."
     tok, resolved = self.data.tokenizer, dict(seq_len=self.batches.t, sparse=bool(self.sparsity))
     resolved |= dict(keep_case=tok.keeps_case, tokenizer=tok.fingerprint)
-    return {k: getattr(self.settings, k) for k in FIXED} | resolved
+    fixed = {k: getattr(self.settings, k) for k in FIXED}
+    return fixed | dict(dropout=self.settings.dropout or 0.0) | resolved
 
 # %% ../nbs/13_trainer.ipynb #y6236
 @patch

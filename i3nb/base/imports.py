@@ -30,7 +30,8 @@ def bring(
     try:
         importlib.import_module(module)
     except (ImportError, AttributeError) as e:
-        if is_importing(getattr(e, 'name', None)):
+        missing = e.name if isinstance(e, ImportError) else None  # the module in which a name was not found
+        if missing != name and is_importing(missing):
             WAITING.append((module, name))
             return
         found = f'{name} {getattr(sys.modules.get(name), "__version__", "")}'.strip()

@@ -249,7 +249,7 @@ def finish_axes(
     if not ax.has_data():
         return
     ax.set_xlim(*limits)
-    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=x == 'step'))
     ax.xaxis.set_major_formatter(EngFormatter(sep='') if x == 'tokens' else '{x:g}')
     if panel is panel_lr:
         ax.tick_params(labelbottom=False)

@@ -32,7 +32,7 @@ def _progress_facts(view: RunView) -> dict:
     if view.last:
         limit, tokens = view.info.get('iters'), view.number('tokens')
         of = f' of {limit:,}' if limit else ''
-        out['step'] = f'{view.last["step"]:,}{of}' + (f', {tokens:,} tokens' if tokens else '')
+        out['step'] = f'{view.last["step"]:,}{of}' + (f' · {tokens:,} tokens' if tokens else '')
     if (t := view.number('elapsed_s')) is not None:
         out['elapsed'] = format_seconds(t)
     if view.left_s and view.state not in ENDED:

@@ -48,7 +48,7 @@ class TrainSettings:
     # share of the run, at its end, in which the rate falls linearly to 0; 0: half a cosine; default: the recipe's
     fall: Share | None = setting(None, fixed=True)
     dropout: Share | None = setting(None, fixed=True)  # share of channels left out in training, at random; default: 0
-    decay: Share | None = setting(None, fixed=True)  # weight decay of the hidden matrices; default: the recipe's
+    decay: Share | None = setting(None, fixed=True)  # weight decay of matrices; default: the recipe's
     clip: Positive = setting(1.0, fixed=True, flag=False)  # largest norm of the gradients; larger ones are scaled down
     sparsity: Share = 0.0  # share of attention heads to prune by the end
     seed: Seed = setting(0, fixed=True)  # for weights and data order
@@ -132,7 +132,7 @@ def for_repeats(
     return {k: v for k, v in usable.items() if possible[k] and getattr(settings, k) is None}
 
 # %% ../../nbs/train/01_settings.ipynb #w2311
-BEFORE = dict(start='random', warmup=20, fall=0.0, dropout=None, decay=None)  # of runs that do not record these
+BEFORE = dict(start='random', warmup=20, fall=0.0, dropout=0.0, decay=None)  # of runs that do not record these
 
 
 def check_same(

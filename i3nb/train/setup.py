@@ -113,7 +113,6 @@ def build_model(
     decay = {} if settings.decay is None else {entry: settings.decay}
     try:
         model = I3Model(cfg).to(device)
-        model.dropout = settings.dropout or 0.0
         optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **types, **lean, **decay)
         optimizer.make_states()
     except RuntimeError as e:
@@ -172,6 +171,7 @@ def make_step(
     common = dict(world=world, precision=precision, micro_batch=micro, clip=settings.clip, say=say)
     if settings.small_memory:
         return SmallStep(model, optimizer, batches, **common)
-    step = WholeStep(model, optimizer, batches, **common, graphs=is_recorded(model.cfg, settings, world))
+    common |= dict(graphs=is_recorded(model.cfg, settings, world), dropout=settings.dropout or 0.0)
+    step = WholeStep(model, optimizer, batches, **common)
     optimizer.share(world.rank, world.size)
     return step

@@ -49,7 +49,9 @@ def reading_words(
     if readings < OFTEN:
         return ''
     helps = ' '.join(f'--{name} {value}' for name, value in for_repeats(readings, settings).items())
-    return f', which read the text {readings:.2g} times' + (f'; {helps} will learn more from it' if helps else '')
+    return f', which read the text {readings:.2g} times' + (
+        f'; {helps} would learn more from it, with another --out' if helps else ''
+    )
 
 # %% ../../nbs/train/15_voice.ipynb #cfac860
 LONG_STEP = 10.0  # seconds from which a first step is reported at once
@@ -101,7 +103,8 @@ class RunProgress:
         if speed := row.get('tokens_per_s'):
             pace = self.tokens / speed, self.settings.iters, self.settings.minutes
             readings = planned_steps(*pace) * self.tokens / self.unique
-            self.say(when + pace_words(*pace) + reading_words(readings, self.settings))
+            advice = reading_words(readings, self.settings) if row['step'] <= 2 else ''  # later it would come too late
+            self.say(when + pace_words(*pace) + advice)
 
 # %% ../../nbs/train/15_voice.ipynb #caba604
 def break_words(
