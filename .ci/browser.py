@@ -241,18 +241,20 @@ TYPED = '.jp-OutputArea-output .widget-textarea textarea'
 WRITTEN = 'div[style*="column-reverse"]'
 STORY = f"return document.querySelector('{WRITTEN}')?.innerText"
 BOX_SAYS = "return document.querySelector('.widget-hbox .widget-html span[style*=opacity]')?.innerText || ''"
-LONGEST = """const sliders = [...document.querySelectorAll('.widget-slider')];
-const handle = sliders.find(s => s.innerText.includes('tokens'))?.querySelector('.noUi-handle');
-if (!handle) return false;
-handle.focus();
-handle.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', keyCode: 35, bubbles: true}));
+LONGEST = """const handles = ['tokens', 'temperature'].map(word => [...document.querySelectorAll('.widget-slider')]
+    .find(s => s.innerText.includes(word))?.querySelector('.noUi-handle'));
+if (!handles.every(Boolean)) return false;
+for (const handle of handles) {  // many tokens, and so random that few texts end by themselves
+    handle.focus();
+    handle.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', keyCode: 35, bubbles: true}));
+}
 return true;"""
-STOP_SOON = f"""const story = () => document.querySelector('{WRITTEN}').innerText.length, before = story();
-const stop = {ALL_BUTTONS}.find(b => b.innerText.trim() === 'stop');
+STOP_SOON = f"""const stop = {ALL_BUTTONS}.find(b => b.innerText.trim() === 'stop');
 clearInterval(window.stopSoon);  // of a text that ended before it could be stopped
 window.stopSoon = setInterval(() => {{
-    if (story() > before + 40) {{ clearInterval(window.stopSoon); stop.click(); }}
-}}, 10);"""
+    if (!stop.disabled) {{ clearInterval(window.stopSoon); stop.click(); }}
+}}, 5);"""
+ENDS = ('stopped', 'The model ended the text here.', '')
 
 
 DONE = 'the model wrote on in its box, and was stopped'
@@ -282,14 +284,14 @@ def write_in_box(page: Page):
     page.wait('its end', lambda: not page.js(BOX_SAYS).startswith('writing'), 120)
     assert page.js(STORY).startswith('Once upon a time there was a frog')
     page.shot('story', WRITTEN, 'center')
-    page.wait('the slider of the length', LONGEST, 20)
+    page.wait('the sliders of length and temperature', LONGEST, 20)
     for word in ('The frog', 'Then', 'One day', 'And', 'But'):  # a text may end before it can be stopped
         field.send_keys(word)
         page.js(STOP_SOON)
         page.press('write on')
         # Until the words are taken up, the box still says how the text before them ended.
         page.wait('the words taken up', lambda: field.get_attribute('value') == '', 60)
-        page.wait('the end', lambda: page.js(BOX_SAYS) in ('stopped', 'The model ended the text here.'), 120)
+        page.wait('the end', lambda: page.js(BOX_SAYS) in ENDS, 120)
         if page.js(BOX_SAYS) == 'stopped':
             break
     else:
