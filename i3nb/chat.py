@@ -219,7 +219,7 @@ def change(
     setattr(self.sampling, name, value)
     self.tell(f'{name} is {"new every time" if value is None else value} now')
 
-
+# %% ../nbs/16_chat.ipynb #c013fc5c
 @patch
 def new(self: Talk, word=''):
     "starts again"
@@ -253,6 +253,12 @@ def show(self: Talk, word=''):
 
 
 @patch
+def quit(self: Talk, word=''):
+    "ends, as Ctrl-D does"
+    self.over = True
+
+# %% ../nbs/16_chat.ipynb #cfb27dae
+@patch
 def save(self: Talk, word=''):
     "FILE writes the text so far to a file"
     if not word:
@@ -267,7 +273,7 @@ def save(self: Talk, word=''):
     self.saved.add(path)
     self.tell(f'{len(self.draft.text):,} characters are in {word}')
 
-
+# %% ../nbs/16_chat.ipynb #cd9a79fb
 @patch
 def help(self: Talk, word=''):
     "shows this list"
@@ -277,12 +283,6 @@ def help(self: Talk, word=''):
         value, what = getattr(self.sampling, name), options(Sampling)[name].help
         self.tell(f'  /{letter:<6} {name}, now {"none" if value is None else value}' + (f' ({what})' if what else ''))
     self.tell('  Enter   lets the model go on; Ctrl-C ends an answer')
-
-
-@patch
-def quit(self: Talk, word=''):
-    "ends, as Ctrl-D does"
-    self.over = True
 
 # %% ../nbs/16_chat.ipynb #c6b3ed09
 def talk_on_terminal(talk: Talk):

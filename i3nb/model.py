@@ -238,7 +238,7 @@ class I3Model(nn.Module):
 
     def __init__(self, cfg: I3Config):
         super().__init__()
-        self.cfg, self.dropout = cfg, 0.0  # share of the channels that is dropped in training
+        self.cfg = cfg
         self.embed, self.blocks, self.norm, self.head = model_parts(cfg)
 
     @property

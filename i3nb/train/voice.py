@@ -20,25 +20,20 @@ from .settings import OFTEN, TrainSettings, for_repeats
 # %% ../../nbs/train/15_voice.ipynb #c83245d
 def planned_steps(
     seconds: float,  # that a step takes
-    iters: int | None,  # the run ends after this many steps
-    minutes: float | None,  # or after this many minutes
+    settings: TrainSettings,  # `iters` and `minutes` are read
 ) -> float:
     "The steps of a run that ends after `iters` or after `minutes`, whichever comes first."
-    in_time = 60 * minutes / seconds if minutes else float('inf')
-    return min(iters or float('inf'), in_time)
+    in_time = 60 * settings.minutes / seconds if settings.minutes else float('inf')
+    return min(settings.iters or float('inf'), in_time)
 
 
-def pace_words(
-    seconds: float,  # that a step takes
-    iters: int | None,  # the run ends after this many steps
-    minutes: float | None,  # or after this many minutes
-) -> str:
-    "How long a step takes, and what follows for the run: its time, or the number of its steps."
-    planned = planned_steps(seconds, iters, minutes)
-    if planned == iters:
-        return f'{seconds:.2g} s a step: {iters:,} steps take {format_seconds(iters * seconds)}'
+def pace_words(seconds: float, settings: TrainSettings) -> str:
+    "How long a step takes, and what the run will come to: its steps, or its time."
+    planned = planned_steps(seconds, settings)
+    if planned == settings.iters:
+        return f'{seconds:.2g} s a step: {planned:,} steps take {format_seconds(planned * seconds)}'
     steps = 'one step' if planned < 1.5 else f'about {planned:,.0f} steps'
-    return f'{seconds:.2g} s a step: {minutes:g} minutes are {steps}'
+    return f'{seconds:.2g} s a step: {settings.minutes:g} minutes are {steps}'
 
 # %% ../../nbs/train/15_voice.ipynb #c8b3d63e
 def reading_words(
@@ -101,7 +96,7 @@ class RunProgress:
 
     def _say_pace(self, row: dict, when: str = ''):
         if speed := row.get('tokens_per_s'):
-            pace = self.tokens / speed, self.settings.iters, self.settings.minutes
+            pace = self.tokens / speed, self.settings
             readings = planned_steps(*pace) * self.tokens / self.unique
             advice = reading_words(readings, self.settings) if row['step'] <= 2 else ''  # later it would come too late
             self.say(when + pace_words(*pace) + advice)
