@@ -34,7 +34,7 @@ check: ## only the checks of `make test`: style, imports, and that everything is
 	$(env) dev
 	@$(bin)/python .ci/test.py --checks
 
-test: ## check style, imports, and that export, clean and README are in step; then run every notebook (NB=05 for one)
+test: ## check style, imports, and that export, clean and README are in step; then run every notebook (NB=nbs/05 for one)
 	$(env) dev
 	@$(bin)/python .ci/test.py $(NB) --flags "$(FLAGS)" $(if $(TIMEOUT),--timeout $(TIMEOUT))
 
