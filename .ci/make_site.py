@@ -196,7 +196,10 @@ def write_page(path, formulas, lookup):
     edit = lambda source: relink(linkify(formulas.take(source), lookup), lambda target: site_link(target, path))
     cells = list(markdown_cells(path, edit, lambda cell: exported_mark(module, cell, names)))
     text, pictures = to_markdown(cells, f'{page.stem}_files')
-    text = fold_imports(part_headings(text, names))
+    of_outputs = lambda target: (
+        site_link(target, path) if target.endswith('.ipynb') and not is_outside(target) else target
+    )
+    text = fold_imports(part_headings(relink(text, of_outputs), names))
     if path != INDEX:
         text = re.sub(r'\A(# .*\n\n> .*\n)', lambda m: f'{m[1]}\n{open_badges(path)}\n', text)
     page.parent.mkdir(parents=True, exist_ok=True)
