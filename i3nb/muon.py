@@ -137,11 +137,11 @@ def orthogonalize(
 
 # %% ../nbs/10_muon.ipynb #c027
 def step_factors(
-    w,  # (…, r, c) weights
+    shape,  # of weights (…, r, c)
     group: dict,  # `lr`, `weight_decay` and `in_first` are read
 ) -> tuple:
-    "The rate for matrices like `w`, and the share of the weights that decay keeps."
-    rows, cols = w.shape[-2:]
+    "The rate for matrices of a shape, and the share of the weights that decay keeps."
+    rows, cols = shape[-2:]
     ratio = cols / rows if group['in_first'] else rows / cols
     return group['lr'] * max(1, ratio) ** 0.5, 1 - group['lr'] * group['weight_decay']
 
@@ -173,7 +173,7 @@ def muon_update(
     dtype: torch.dtype,  # of the products
 ):
     "One step of a matrix, or of a stack of them."
-    rate, keep = step_factors(w, group)
+    rate, keep = step_factors(w.shape, group)
     average_gradient(grad, momentum, group['momentum'])
     u = orthogonalize(look_ahead(grad, momentum, group['momentum']), group['rounds'], dtype)
     w.mul_(keep).add_(u, alpha=-rate)
@@ -257,7 +257,7 @@ class Muon(PlainOptimizer):
         for (ps, group), (directions, arrival) in zip(batches, found):
             if arrival:
                 arrival.wait()
-            rate, keep = step_factors(as_matrices(ps[0], group['parts']), group)
+            rate, keep = step_factors(as_matrices(ps[0], group['parts']).shape, group)
             each = directions.to(ps[0].dtype).chunk(len(ps))
             torch._foreach_mul_(ps, keep)
             torch._foreach_add_(ps, [u.view_as(p) for u, p in zip(each, ps)], alpha=-rate)

@@ -94,6 +94,7 @@ class Race:
         self.batches = Batches(self.data, spec['batch_size'], spec['seq_len'], spec['seed'])
         self.marks = [m for m in MARKS if m <= spec['seconds']]
         self.points, self.clock, self.step, self.done, self.last_look = [], 0.0, 0, 0.0, 0.0
+        self.pause = 3.0  # seconds of training until the next evaluation, at least
         if spec['start'] == 'counts':
             self._begin()
 
@@ -117,7 +118,7 @@ class Race:
 
     def look(self, loss: float | None):
         "Evaluate while the clock stands still; the last time on all stories, unless `iters` is set."
-        spec, c = self.spec, self.contender
+        spec, c, began = self.spec, self.contender, time.perf_counter()
         docs = None if self.done >= 1 and not spec['iters'] else spec['eval_docs']
         c.model.eval()
         quality = window_quality(
@@ -132,14 +133,14 @@ class Race:
         c.model.train()
         tokens = self.step * spec['batch_size'] * spec['seq_len']
         self.points.append(dict(step=self.step, tokens=tokens, seconds=self.clock, loss=loss, **quality))
-        self.last_look = self.clock
+        self.last_look, self.pause = self.clock, max(3.0, 2 * (time.perf_counter() - began))
 
     def run(self) -> list:
         "Train to the end."
         while self.done < 1:
             loss, took = self.train()
             over = self.marks and self.clock + took > self.marks[0]  # the next step would run over a mark
-            if over or self.clock >= self.last_look + max(3.0, 0.1 * self.last_look) or self.done >= 1:
+            if over or self.clock >= self.last_look + max(self.pause, 0.1 * self.last_look) or self.done >= 1:
                 self.look(loss)
                 if over:
                     self.marks.pop(0)

@@ -129,7 +129,7 @@ def muon_update_c(
     dtype: torch.dtype,  # of the products: fp32 or bf16
 ):
     "One Muon step of one matrix."
-    lib, size, (rate, keep) = muon_library(momentum.dtype, dtype), w.numel(), step_factors(w, group)
+    lib, size, (rate, keep) = muon_library(momentum.dtype, dtype), w.numel(), step_factors(w.shape, group)
     squares, direction = w.new_zeros(torch.get_num_threads()), torch.empty_like(w, dtype=dtype)
     mu = group['momentum']
     call_with(lib.average, gradient=grad, momentum=momentum, squares=squares, mu=mu, size=size)
