@@ -34,7 +34,8 @@ def gradient_norm(
 ) -> torch.Tensor:  # () on their device, without waiting for the device
     "The norm of all gradients together."
     grads = [p.grad for p in params if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+    return norm.full_tensor() if hasattr(norm, 'full_tensor') else norm  # of gradients divided among processes
 
 
 def shorten(

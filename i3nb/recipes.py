@@ -13,6 +13,7 @@ import torch
 from .base.commands import HELP_WORDS, I3Error, one_of
 from .core import ROLES, Kind, kinds_of
 from .muon import POLAR, Muon
+from .muon_shards import ShardedMuon
 from .optim import LeanAdamW, RowOptimizer, require_protocol
 
 # %% ../nbs/11_recipes.ipynb #c040
@@ -170,12 +171,13 @@ def make_muon(
     members: list,  # of `Member`
     settings: dict,  # see `build_optimizer`
 ) -> Muon:
-    "Muon, grouped by how matrices are stored."
+    "Muon, grouped by how matrices are stored; for rows divided among processes the one that gathers them."
     groups = [
         dict(params=ps, in_first=in_first, parts=parts, kind='hidden')
         for (in_first, parts), ps in _grouped(members, lambda kind: (kind.in_first, kind.parts)).items()
     ]
-    return Muon(
+    divided = any(hasattr(m.p, 'device_mesh') for m in members)
+    return (ShardedMuon if divided else Muon)(
         groups,
         settings['lr'],
         weight_decay=settings['muon_decay'],

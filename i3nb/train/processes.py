@@ -8,6 +8,7 @@ __all__ = ['LOST', 'World', 'free_port', 'run_processes']
 # %% ../../nbs/train/05_processes.ipynb #u1425
 import contextlib
 import ctypes
+import functools
 import importlib
 import itertools
 import os
@@ -48,6 +49,12 @@ def _is_loss(e: Exception) -> bool:
 LOST = 'another process of this run has ended; the run stops at its last checkpoint, start it again'
 
 
+def _mesh_infos(model) -> list:
+    "What `fully_shard` noted about the group in each module of a divided model."
+    states = [module._get_fsdp_state() for module in model.modules() if hasattr(module, '_get_fsdp_state')]
+    return [state._fsdp_param_group.mesh_info for state in states if getattr(state, '_fsdp_param_group', None)]
+
+
 class World:
     "The processes of a run: one alone, or several that a launcher started (`i3nb_train --processes`, or `torchrun`)."
 
@@ -61,7 +68,7 @@ class World:
             self.device = torch.device('cuda', index)
             torch.cuda.set_device(self.device)  # kernels and graphs of libraries go to the current device
         self.launcher = _from_environment('I3NB_LAUNCHER', os.getppid())
-        self.replicas = weakref.WeakSet()
+        self.replicas, self.divided = weakref.WeakSet(), weakref.WeakSet()  # models that hold the group
         if self.size > 1 and not dist.is_initialized():
             _end_with_launcher()
             if self.is_orphan:
@@ -141,6 +148,13 @@ class World:
         self.replicas.add(replica)
         return replica
 
+    @functools.cached_property
+    def mesh(self):
+        "The processes as a `DeviceMesh`, along which PyTorch divides tensors."
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(self.device.type, (self.size,))
+
     @property
     def is_orphan(self) -> bool:
         "Whether the launcher has ended."
@@ -196,10 +210,18 @@ class World:
         "Wait for the others and leave the group; a process that just ended would take the others with it."
         if self.size > 1:
             dist.barrier()
-            for replica in self.replicas:
-                for holder in ('reducer', 'logger', 'process_group'):
-                    vars(replica).pop(holder, None)
+            self._let_go()
             dist.destroy_process_group()
+
+    def _let_go(self):
+        "Remove what else holds the group."
+        for replica in self.replicas:
+            for holder in ('reducer', 'logger', 'process_group'):
+                vars(replica).pop(holder, None)
+        for info in [info for model in self.divided for info in _mesh_infos(model)]:
+            info.shard_process_group = None
+        if 'mesh' in vars(self):
+            getattr(self.mesh, '_pg_registry', {}).clear()
 
 # %% ../../nbs/train/05_processes.ipynb #x001
 def free_port() -> int:

@@ -21,6 +21,7 @@ from ..recipes import MAKERS, RECIPES, build_optimizer, make_muon
 from .gpu import card_jobs, out_of_memory
 from .processes import World
 from .settings import TrainSettings
+from .sharding import DividedStep, divided_model, is_divided, take_rows, whole_tables
 from .small_step import SmallStep
 from .step import WholeStep
 
@@ -105,6 +106,7 @@ def build_model(
     settings: TrainSettings,  # `recipe`, `memory`, … are read
     device: torch.device,  # of the weights
     muon_precision: str | None = None,  # of Muon's products; None: the default of the device
+    world: World | None = None,  # the processes among which weights may be divided; None: one
 ) -> tuple:  # model, optimizer
     "Model and optimizer, with all their states. Raises `I3Error` if they do not fit."
     types = dict(ns_dtype=muon_precision and dtype_of(muon_precision))
@@ -112,7 +114,8 @@ def build_model(
     entry = 'muon_decay' if 'muon_decay' in RECIPES[settings.recipe] else 'weight_decay'
     decay = {} if settings.decay is None else {entry: settings.decay}
     try:
-        model = I3Model(cfg).to(device)
+        divided = world and is_divided(settings, world)
+        model = divided_model(cfg, world, settings.offload) if divided else I3Model(cfg).to(device)
         optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **types, **lean, **decay)
         optimizer.make_states()
     except RuntimeError as e:
@@ -131,15 +134,16 @@ def first_weights(
     "Give embedding and head the weights that a run begins with."
     if settings.start == 'random':
         return ''
-    said = ''
+    said, tables = '', whole_tables(model)
     if world.first:
-        table, perplexity = start_from_counts(model, data.train, data.weights, settings.seed, len(data.tokenizer))
+        table, perplexity = start_from_counts(tables, data.train, data.weights, settings.seed, len(data.tokenizer))
         said = f'start: embedding and head from the counts of {len(table.pairs.keys):,} different pairs of chunks'
         if perplexity == perplexity:  # there was enough text to hold some out
             said += f'; these counts predict text they have not seen at perplexity {perplexity:.1f}'
     if world.size > 1:
-        for p in (model.embed.weight, model.head.weight, model.head.bias):
+        for p in (tables.embed.weight, tables.head.weight, tables.head.bias):
             dist.broadcast(p.data, 0)
+        take_rows(model, tables)
     return said
 
 # %% ../../nbs/train/12_setup.ipynb #w9036
@@ -171,6 +175,8 @@ def make_step(
     common = dict(world=world, precision=precision, micro_batch=micro, clip=settings.clip, say=say)
     if settings.small_memory:
         return SmallStep(model, optimizer, batches, **common)
+    if is_divided(settings, world):
+        return DividedStep(model, optimizer, batches, dropout=settings.dropout or 0.0, **common)
     common |= dict(graphs=is_recorded(model.cfg, settings, world), dropout=settings.dropout or 0.0)
     step = WholeStep(model, optimizer, batches, **common)
     optimizer.share(world.rank, world.size)
