@@ -197,6 +197,7 @@ class Team(NamedTuple):
 class Muon(PlainOptimizer):
     "Momentum, orthogonalised (Keller Jordan, 2024), for matrices and stacks of them."
 
+    kind = 'Muon'  # in a checkpoint, which another number of processes may read
     team = Team()
     batched = None  # whether parameters of one shape are one batch of products; None: on a GPU, and in a team
 

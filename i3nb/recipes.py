@@ -41,6 +41,11 @@ class Optimizers:
         return [o for parts in self.stages.values() for o in parts]
 
     @property
+    def kinds(self) -> list:
+        "What the optimizers are, by name; for divided parameters the names are the same."
+        return [getattr(o, 'kind', type(o).__name__) for o in self.parts]
+
+    @property
     def param_groups(self) -> list:
         "The groups of all optimizers."
         return [g for o in self.parts for g in o.param_groups]
@@ -97,12 +102,11 @@ class Optimizers:
 
     def state_dict(self) -> dict:
         "The state that a checkpoint saves."
-        kinds = [type(o).__name__ for o in self.parts]
-        return dict(kinds=kinds, scale=self.scale, parts=[o.state_dict() for o in self.parts])
+        return dict(kinds=self.kinds, scale=self.scale, parts=[o.state_dict() for o in self.parts])
 
     def load_state_dict(self, state: dict):
         "Restore everything, including rates; a state of another recipe is refused."
-        found, mine = state.get('kinds'), [type(o).__name__ for o in self.parts]
+        found, mine = state.get('kinds'), self.kinds
         if found != mine:
             raise I3Error(
                 f'optimizer: the state holds {found}, this run uses {mine}; resume with the recipe the run began with'

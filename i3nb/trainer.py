@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 from .base.commands import I3Error
 from .base.devices import seed_all
-from .base.files import METRICS_FILE, SAMPLES_FILE, STOP_REQUEST, WEIGHTS_FILE
+from .base.files import METRICS_FILE, SAMPLES_FILE, STOP_REQUEST
 from .base.signals import CleanStop, Interrupted
 from .core import I3Config
 from .data.shards import Prepared
@@ -30,17 +30,10 @@ from .monitor.telemetry import Telemetry
 from .optim import lr_scale
 from .sparsity import ProgressiveSparsity
 from .tokenizer_case import text_read
-from i3nb.train.checkpoints import (
-    last_choices,
-    load_into,
-    random_state,
-    read_state,
-    require_equal_weights,
-    restore_random_state,
-    telling_misfits,
-)
+from .train.checkpoints import last_choices, random_state, restore_random_state
+from .train.divided_checkpoints import DividedSaver
 from .train.evaluate import evaluate
-from .train.keeper import RunKeeper
+from .train.keeper import RunKeeper, WholeSaver
 from .train.memory import return_memory
 from .train.pace import Agenda
 from .train.processes import World
@@ -55,6 +48,7 @@ from i3nb.train.setup import (
     make_step,
     open_batches,
 )
+from .train.sharding import gather_model, is_divided
 from .train.step import GPUFull, StepResult
 from .train.voice import RunProgress, break_words
 
@@ -93,7 +87,7 @@ class Trainer:
         seed_all(self.settings.seed)
         self.forms = choose_kernels(cfg, self.precision, self.world, kept.get('forms'), self.say)
         of_muon = self.precisions.get('muon_precision')
-        self.model, self.optimizer = build_model(cfg, self.settings, self.device, of_muon)
+        self.model, self.optimizer = build_model(cfg, self.settings, self.device, of_muon, self.world)
         common = dict(precision=self.precision, world=self.world, say=self.say)
         self.stepper = make_step(self.model, self.optimizer, self.batches, self.settings, **common)
         share = self.settings.sparsity
@@ -105,6 +99,7 @@ class Trainer:
         self.telemetry, self.meter = Telemetry(self.device), PplMeter()
         self.agenda = Agenda(self.world, self.out, self.settings)
         self.keeper = RunKeeper(self.out, self, lambda line: self.say(line))
+        self.saver = (DividedSaver if self.settings.shard else WholeSaver)(self)
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.progress_made = 0.0  # `work_done` as all processes agreed on it before this step
         of_step, of_text = self.settings.batch_size * self.batches.t, sum(map(len, self.batches.streams))
@@ -200,7 +195,7 @@ def state_dict(self: Trainer) -> dict:
         telemetry=self.telemetry.state_dict(),
         sparsity=self.sparsity.state_dict() if self.sparsity else None,
         rng=random_state(self.device),
-        fixed=self._fixed(),
+        fixed=self.fixed(),
         forms=self.forms,
         **self.precisions,
         **self.stepper.state_dict(),
@@ -208,7 +203,7 @@ def state_dict(self: Trainer) -> dict:
 
 
 @patch
-def _fixed(self: Trainer) -> dict:
+def fixed(self: Trainer) -> dict:
     "The settings that a resumed run must keep, with their defaults resolved."
     tok, resolved = self.data.tokenizer, dict(seq_len=self.batches.t, sparse=bool(self.sparsity))
     resolved |= dict(keep_case=tok.keeps_case, tokenizer=tok.fingerprint)
@@ -219,7 +214,7 @@ def _fixed(self: Trainer) -> dict:
 @patch
 def load_state_dict(self: Trainer, state: dict):
     "Go on from a saved state; raises `I3Error` if a setting that must stay the same has changed."
-    check_same(state['fixed'], self._fixed(), self.out)
+    check_same(state['fixed'], self.fixed(), self.out)
     self._check_precisions(state)
     self.batches.load_state_dict(state['batches'])
     self.step, self.skipped = state['step'], state['skipped']
@@ -242,28 +237,15 @@ def _check_precisions(self: Trainer, state: dict):
 # %% ../nbs/13_trainer.ipynb #y8207
 @patch
 def save(self: Trainer):
-    "Write a checkpoint, in process 0; a failed write is reported, and the last good checkpoint stays."
-    if self.world.size > 1:
-        require_equal_weights(self.model.state_dict(), self.world, self.step)
-    if self.world.first:
-        with self.agenda.checkpoints.work():
-            self.keeper.save()
+    "Write a checkpoint; a failed write is reported, and the last good checkpoint stays."
+    self.saver.save()
 
 
 @patch
 def resume(self: Trainer) -> bool:
     "Load the newest good checkpoint of the run folder; False if there is none. Nothing is written."
-    found = self.keeper.newest(self.cfg, self._fixed())
-    if not found:
+    if not self.saver.resume():
         return False
-    path, manifest = found
-    self.optimizer.forget()  # so that old and new states are never in memory together
-    with telling_misfits(path):
-        state = read_state(path, self.device)
-        if state.get('step') != manifest['step']:
-            raise ValueError(f'a state of step {state.get("step")}')
-        self.load_state_dict(state)
-        load_into(self.model, path / WEIGHTS_FILE)
     self.keeper.saved = self.step
     self.say(f'going on after step {self.step}')
     return True
@@ -275,7 +257,7 @@ def _open_folder(self: Trainer):
     about = self.data.meta
     data = dict(data=about['spec'], val_data=about['val_spec'], max_mb=about['max_mb'], synthetic=self.data.synthetic)
     resolved = {f'resolved_{name}': precision for name, precision in self.precisions.items()}
-    facts = asdict(self.settings) | self._fixed() | data | resolved | dict(device=str(self.device))
+    facts = asdict(self.settings) | self.fixed() | data | resolved | dict(device=str(self.device))
     self.keeper.make_ready(facts, self.work_done < 1)
     self.data.tokenizer.save(self.out)  # so that a stopped run's checkpoint can be read too
     ends = dict(iters=self.settings.iters, minutes=self.settings.minutes)
@@ -293,14 +275,24 @@ def validate(self: Trainer, max_docs: int = None) -> dict:
     text = self.data.val, self.data.tokenizer
     if max_docs is None:  # this can take minutes, so it can be stopped
         little['stopped'] = lambda: self.world.hears(self.stop.asked)
+    little['in_step'] = is_divided(self.settings, self.world)
     e = evaluate(self.model, *text, self.precision, max_docs, world=self.world, **little)
     return dict(val_loss=e['loss'], val_ppl=e['ppl'], val_bits_per_byte=e['bits_per_byte']) if e else {}
 
 
 @patch
+def whole_model(self: Trainer):
+    "The model, which process 0 gathers if it is divided; then the others get None."
+    return gather_model(self.model, self.world) if is_divided(self.settings, self.world) else self.model
+
+
+@patch
 def story(self: Trainer) -> str:
-    "A story by the model in its present state."
-    return generate(self.model, self.data.tokenizer, self.settings.prompt, max_new_tokens=120, seed=self.settings.seed)
+    "A story by the model in its present state, which one process writes for all."
+    model, teller = self.whole_model(), 0 if self.settings.shard else self.world.size - 1
+    how = dict(max_new_tokens=120, seed=self.settings.seed)
+    mine = self.world.rank == teller
+    return self.world.broadcast(mine and generate(model, self.data.tokenizer, self.settings.prompt, **how), teller)
 
 # %% ../nbs/13_trainer.ipynb #c049
 @patch
@@ -396,20 +388,22 @@ def _loop(self: Trainer, metrics, stop) -> dict:
             if due.checkpoint and not due.end:
                 self.save()
             self.bar.show(row, self.work_done)
-    if not self.world.from_first(float(self.keeper.saved == self.step))[0]:  # all save, or none
-        self.save()
-    return self._last_evaluation(metrics, row) if self.progress_made >= 1 else row
+    self.saver.save_last()
+    if self.progress_made >= 1:
+        row = self._last_evaluation(metrics, row)
+        self.model = self.whole_model()  # what is saved
+    return row
 
 # %% ../nbs/13_trainer.ipynb #y8355
 @patch
 def _evaluate(self: Trainer, with_figures: bool, docs: int | None) -> dict:
-    "Validation figures if asked for, and a story, which the last process writes for all."
+    "Validation figures if asked for, and a story."
     with self.agenda.evaluations.work():
-        found, teller = self.validate(docs) if with_figures else {}, self.world.size - 1
+        found = self.validate(docs) if with_figures else {}
         if with_figures and self.data.val and not found:
             self.say(f'{self.stop.asked}: the last evaluation is left out; the same command makes it')
             return {}
-        text = self.world.broadcast(self.story() if self.world.rank == teller else None, teller)
+        text = self.story()
         if self.world.first:
             line = dict(prompt=self.settings.prompt, text=text, elapsed_s=self.telemetry.elapsed_s)
             self.keeper.record(append_story, self.out, step=self.step, **line)

@@ -155,6 +155,11 @@ class World:
 
         return init_device_mesh(self.device.type, (self.size,))
 
+    @functools.cached_property
+    def quiet_group(self):
+        "A second group of the same processes, for what goes on beside training; None for one process."
+        return dist.new_group(backend='gloo') if self.size > 1 else None
+
     @property
     def is_orphan(self) -> bool:
         "Whether the launcher has ended."
@@ -222,6 +227,7 @@ class World:
             info.shard_process_group = None
         if 'mesh' in vars(self):
             getattr(self.mesh, '_pg_registry', {}).clear()
+        vars(self).pop('quiet_group', None)
 
 # %% ../../nbs/train/05_processes.ipynb #x001
 def free_port() -> int:
