@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['outputs_and_grads', 'worst', 'rand_inputs', 'scan_grads', 'gru_inputs', 'message', 'hostile_text', 'exact_counts',
-           'toy_model', 'learn_by_heart', 'best_milliseconds', 'wait_for', 'FakeNvml', 'full_disk', 'PoisonedGradients',
-           'GraphRehearsal']
+           'toy_model', 'learn_by_heart', 'best_milliseconds', 'wait_for', 'threads_named', 'FakeNvml', 'full_disk',
+           'PoisonedGradients', 'GraphRehearsal']
 
 # %% ../../nbs/testing/02_helpers.ipynb #h14195
+import contextlib
 import subprocess
 import time
 from collections import Counter
@@ -188,6 +189,15 @@ def wait_for(
         asked += 1
         if asked % 250 == 0 and processor_seconds(process.pid) > seconds:
             raise TimeoutError(f'what is waited for has not come after {seconds:g} s of processor time')
+
+# %% ../../nbs/testing/02_helpers.ipynb #9391e3b6
+def threads_named(word: str) -> int:
+    "How many threads of this process have a word in their names; 0 on a system that does not list them."
+    found = 0
+    for task in Path('/proc/self/task').glob('*'):
+        with contextlib.suppress(OSError):  # it may end in between
+            found += word in (task / 'comm').read_text()
+    return found
 
 # %% ../../nbs/testing/02_helpers.ipynb #h94117
 class FakeNvml:

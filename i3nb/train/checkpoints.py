@@ -6,8 +6,7 @@
 __all__ = ['KEPT', 'SHARD_FILES', 'save_state', 'seal', 'write_manifest', 'check_state', 'step_folders', 'tensor_bytes',
            'lacking_bytes', 'lacking_room', 'check_space', 'make_room', 'drop_older', 'save_checkpoint', 'link_weights',
            'read_state', 'telling_misfits', 'last_choices', 'load_into', 'is_divided_checkpoint', 'check_checkpoint',
-           'last_good_checkpoint', 'checkpoint_rows', 'run_rows', 'weights_checksum', 'require_equal_weights',
-           'random_state', 'restore_random_state']
+           'last_good_checkpoint', 'checkpoint_rows', 'run_rows', 'random_state', 'restore_random_state']
 
 # %% ../../nbs/train/03_checkpoints.ipynb #w1968
 import contextlib
@@ -18,7 +17,6 @@ import os
 import random
 import re
 import shutil
-import zlib
 from collections import OrderedDict
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -403,33 +401,6 @@ def run_rows(
     "The rows by the newest checkpoint of a run that says them; None if there is none."
     newest_first = sorted(Path(run).glob(STEP_FOLDERS), reverse=True)
     return next(filter(None, map(checkpoint_rows, newest_first)), None)
-
-# %% ../../nbs/train/03_checkpoints.ipynb #c4c18c9
-def weights_checksum(
-    weights: dict,  # name -> tensor, on any device
-) -> int:
-    "CRC-32 of all tensors."
-    crc = 0
-    for _, tensor in sorted(weights.items()):
-        crc = zlib.crc32(tensor.detach().flatten().view(torch.uint8).cpu().numpy(), crc)
-    return crc
-
-
-def require_equal_weights(
-    weights: dict,  # name -> tensor, of this process
-    world,  # the `World` of the run's processes, all of which call this
-    step: int,  # steps done, for the message
-):
-    "Raise `I3Error` unless all processes hold the same weights, to the last bit."
-    mine = weights_checksum(weights)
-    each = world.sum(*(mine if rank == world.rank else 0 for rank in range(world.size)))
-    others = ', '.join(str(rank) for rank, checksum in enumerate(each) if checksum != each[0])
-    if others:
-        raise I3Error(
-            f'step {step}: the weights of process {others} differ from those of process 0; nothing was saved, and the '
-            'last good checkpoint stays. Run the same command again to go on from it; if this happens '
-            'again, test the memory of the machine, or train in one process'
-        )
 
 # %% ../../nbs/train/03_checkpoints.ipynb #c033
 def random_state(device) -> dict:

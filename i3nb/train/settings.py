@@ -64,7 +64,6 @@ class TrainSettings:
     muon_precision: str = 'auto'  # of Muon's own products, whatever the precision; a resumed run keeps its own
     memory: str = setting(MEMORY[0], fixed=True)  # small: block by block, states in 16 bits; i3-300m in 2 GB, slower
     shard: bool = False  # divide weights and states among the processes, and checkpoints into their files
-    offload: bool = False  # with --shard: keep on a GPU only the blocks that compute
     # record the step as a CUDA graph; default: on one GPU of capability 8.0 or newer
     graphs: Annotated[bool, Opposite('eager', 'never record the step as a CUDA graph')] | None = None
 
@@ -92,7 +91,6 @@ def _check_choices(s: TrainSettings):
     _need(s.memory in MEMORY, s, 'memory', f'is unknown; choose {one_of(MEMORY)}')
     _need((s.dropout or 0) < 1, s, 'dropout', 'nothing is left; choose less, for instance 0.1')
     _need(not s.dropout or not s.small_memory, s, 'dropout', 'needs --memory normal')
-    _need(not s.offload or s.shard, s, 'offload', 'needs --shard')
     alike = not s.small_memory and not s.sparsity and not s.graphs
     _need(not s.shard or alike, s, 'shard', 'leave out --memory small, --sparsity and --graphs')
     unchanging = not s.small_memory and not s.sparsity

@@ -115,7 +115,7 @@ def build_model(
     decay = {} if settings.decay is None else {entry: settings.decay}
     try:
         divided = world and is_divided(settings, world)
-        model = divided_model(cfg, world, settings.offload) if divided else I3Model(cfg).to(device)
+        model = divided_model(cfg, world) if divided else I3Model(cfg).to(device)
         optimizer = build_optimizer(model, settings.recipe, lr=settings.lr, **types, **lean, **decay)
         optimizer.make_states()
     except RuntimeError as e:

@@ -28,18 +28,17 @@ def is_divided(
 def divided_model(
     cfg: I3Config,
     world,  # the `World` of at least two processes
-    offload: bool = False,  # keep the rows in the computer's memory
 ) -> I3Model:
     "A model whose rows are divided among the processes, with random weights that process 0 draws."
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard  # 70 MB, only loaded here
+    from torch.distributed.fsdp import fully_shard  # 70 MB, only loaded here
 
     warnings.filterwarnings('ignore', 'FSDP2-wrapped module .* returned a view')  # we never change one in place
     with torch.device('meta'):
         model = I3Model(cfg)
     for part in (*model.blocks, model):
-        fully_shard(part, mesh=world.mesh, offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy())
+        fully_shard(part, mesh=world.mesh)
     world.divided.add(model)
-    model.to_empty(device='cpu' if offload else world.device)
+    model.to_empty(device=world.device)
     _unmask(model)
     spread_weights(model, I3Model(cfg).state_dict() if world.first else {})
     return model
@@ -129,7 +128,7 @@ class DividedStep(WholeStep):
                 raise
             raise GPUFull(
                 f'the GPU of process {self.world.rank} ran out of memory; run the same command again '
-                f'with --micro_batch {max(1, self.micro // 2)}, with --offload, or on more GPUs'
+                f'with --micro_batch {max(1, self.micro // 2)}, or on more GPUs'
             ) from e
 
     def gradients(self) -> dict:
