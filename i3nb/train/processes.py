@@ -83,7 +83,8 @@ class World:
         World.store = next(rendezvous('env://'))[0]
         where = dict(store=dist.PrefixStore('group', self.store), rank=self.rank, world_size=self.size)
         backend = 'nccl' if self.device.type == 'cuda' else 'gloo'
-        dist.init_process_group(backend, timeout=timedelta(hours=1), **where)
+        patience = timedelta(seconds=_from_environment('I3NB_TIMEOUT', 3600))
+        dist.init_process_group(backend, timeout=patience, **where)
 
     @property
     def first(self) -> bool:
