@@ -7,7 +7,7 @@ __all__ = ['MOST_JSON', 'CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRIC
            'STATUS_FILE', 'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'MANIFEST_FILE', 'STOP_REQUEST',
            'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'writer_mark', 'unfinished_name',
            'flush_to_disk', 'replacing', 'write_atomic', 'scratch_folder', 'building_folder', 'append_whole',
-           'checksum', 'load_json', 'read_json', 'sweep_unfinished']
+           'checksum', 'load_json', 'read_json', 'sweep_unfinished', 'try_lock']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
 import contextlib
@@ -189,3 +189,18 @@ def sweep_unfinished(folder) -> list:  # the names of what was removed
             with contextlib.suppress(OSError):
                 path.unlink()
     return [path.name for path in swept]
+
+# %% ../../nbs/base/02_files.ipynb #c2f60bfd
+def try_lock(
+    f,  # an open file
+) -> bool:
+    "Lock a file until it is closed; False if another holds the lock. True where the system has no locks."
+    try:
+        import fcntl
+    except ImportError:
+        return True  # Windows
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        return e.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+    return True

@@ -92,6 +92,23 @@ class Report:
         "Count a file that is left out, or its rest."
         (self.in_part if in_part else self.left_out)[error.path] = error.kind
 
+    def as_dict(self) -> dict:
+        "What happened, as plain JSON."
+        by_path = lambda found: {str(path): about for path, about in found.items()}
+        kinds = dict(left_out=self.left_out, in_part=self.in_part, replaced=self.replaced)
+        return dict(told=list(self.told.values()), **{kind: by_path(found) for kind, found in kinds.items()})
+
+    def include(
+        self,
+        other: dict,  # from `as_dict` of another process
+    ):
+        "Add what another process has seen; what it has to tell is printed here, once."
+        for line in other['told']:
+            if line not in self.told.values():
+                self.tell(line, line)
+        for kind in ('left_out', 'in_part', 'replaced'):
+            getattr(self, kind).update({Path(path): about for path, about in other[kind].items()})
+
     def summary(
         self,
         name: str,  # of the source

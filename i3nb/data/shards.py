@@ -81,6 +81,25 @@ def _read_starts(path):
         raise ValueError(f'{path.name} is no array') from e
 
 
+def _map_shards(folder: Path, part: dict, dtype) -> list:
+    "The shards of one `ShardWriter`. Raises `I3Error` if one is missing or has the wrong size."
+    shards = []
+    for i, n in enumerate(part['shards']):
+        path = folder / f'{part["stem"]}-{i:05d}.bin'
+        if not path.is_file() or path.stat().st_size != n * np.dtype(dtype).itemsize:
+            raise I3Error(f'data: shard {str(path)!r} is damaged; delete its folder')
+        shards.append(np.memmap(path, dtype, mode='r'))
+    return shards
+
+
+def _joined(starts: list) -> np.ndarray:
+    "Where documents begin in parts that follow one another, from where they begin in each."
+    if len(starts) == 1:
+        return starts[0]  # stays on the disk
+    ends = np.cumsum([0, *(int(part[-1]) for part in starts)])
+    return np.concatenate([np.asarray(part[:-1]) + end for part, end in zip(starts, ends)] + [ends[-1:]])
+
+
 class TokenStream:
     "A long row of token ids, read from memory-mapped shards as if it were one array."
 
@@ -103,13 +122,10 @@ class TokenStream:
         name='',  # what to call it in messages
     ):
         "Map the files that `ShardWriter` wrote. Raises `I3Error` if one is missing or has the wrong size."
-        shards = []
-        for i, n in enumerate(info['shards']):
-            path = Path(folder) / f'{info["stem"]}-{i:05d}.bin'
-            if not path.is_file() or path.stat().st_size != n * np.dtype(dtype).itemsize:
-                raise I3Error(f'data: shard {str(path)!r} is damaged; delete its folder')
-            shards.append(np.memmap(path, dtype, mode='r'))
-        return cls(shards, _read_starts(Path(folder) / f'{info["stem"]}-docs.npy'), name)
+        parts = [part for part in info.get('parts', [info]) if part['tokens']]
+        shards = [shard for part in parts for shard in _map_shards(Path(folder), part, dtype)]
+        starts = [_read_starts(Path(folder) / f'{part["stem"]}-docs.npy') for part in parts]
+        return cls(shards, _joined(starts), name)
 
     def __len__(self):
         return self.ends[-1] if self.ends else 0

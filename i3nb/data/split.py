@@ -52,6 +52,12 @@ class Splitter:
         self.least_hash = 2**64  # of all other documents
         self.empty = self.leaks = 0  # documents without text; training documents that are also in validation
 
+    def count(self, empty: int, leaks: int, least_hash: int):
+        "Add the counts of another `Splitter` that has read a part."
+        self.empty += empty
+        self.leaks += leaks
+        self.least_hash = min(self.least_hash, least_hash)
+
     def side_of(
         self,
         text: str,  # a document
@@ -97,10 +103,11 @@ class Splitter:
         self,
         source: Source,  # what to read
         side: str = 'train',  # 'val': everything is for validation
+        whole: bool = True,  # False: it is a part of a source, so it is not split if it is a single document
     ):
         "Yield `(document, 'train' or 'val', cost)`."
         budget = None if self.max_mb is None else int(self.max_mb * 1e6 * (0.1 if side == 'val' else 1))
-        by_hash = side == 'train' and self.limit
+        by_hash = side == 'train' and self.limit and whole
         docs = self._parted(source) if by_hash else ((text, None, cost) for text, cost in self._filled(source))
         used = pending = 0
         for text, where, cost in docs:
