@@ -255,7 +255,9 @@ def encode_large(
         dtype='uint16' if tokenizer.vocab_size <= 1 << 16 else 'uint32',
         shard_tokens=plan.shard_tokens,
     )
-    with parts_folder(folder.parent, json.dumps([plan.fingerprint(), tokenizer.fingerprint, asdict(corpus)])) as made:
+    stamps = [source.report.stamps.get(path) for path in source.files]  # sizes and times when the plan was made
+    decides = [asdict(corpus), stamps, tokenizer.fingerprint, sorted(split.kept_out)]
+    with parts_folder(folder.parent, json.dumps(decides)) as made:
         corpus.save(made, tokenizer, split.kept_out)
         desc = f'tokenizing {Path(source.name).name}'
         with progress_bar(source.total, desc=desc, unit='B', unit_scale=True, show=progress) as bar:
