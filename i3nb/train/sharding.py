@@ -77,7 +77,7 @@ def gather_model(
     _unmask(whole)
     return whole
 
-# %% ../../nbs/train/18_sharding.ipynb #s598300b
+# %% ../../nbs/train/18_sharding.ipynb #sb31c807
 def whole_tables(
     model: I3Model,  # divided or not
 ):  # with the parameters `embed.weight`, `head.weight` and `head.bias`
@@ -106,7 +106,7 @@ def take_rows(
         rows = distribute_tensor(whole.detach().to(p.device), p.device_mesh, p.placements, src_data_rank=None)
         p.to_local().copy_(rows.to_local())
 
-# %% ../../nbs/train/18_sharding.ipynb #s75824c0
+# %% ../../nbs/train/18_sharding.ipynb #sa3109f9
 class DividedStep(WholeStep):
     "A step of a model whose rows are divided among processes."
 
