@@ -265,10 +265,14 @@ def main() -> int:
     parser.add_argument('--shard', action='store_true')
     parser.add_argument('--report', type=Path, help='append a line of JSON for each scenario to this file')
     args = parser.parse_args()
+    if unknown := set(args.only.split(',')) - set(SCENARIOS):
+        parser.error(f'--only {",".join(unknown)}: choose of {",".join(SCENARIOS)}')
     if why := why_not():
         print(f'skipped: {why}')
         return SKIPPED
     args.folder = args.folder.resolve()
+    if args.folder.exists() and not (args.folder / 'train.py').exists():
+        parser.error(f'--folder {args.folder} holds something else; name another')
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
     (args.folder / 'train.py').write_text('from i3nb.commands import i3nb_train\ni3nb_train()\n')

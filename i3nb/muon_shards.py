@@ -104,7 +104,7 @@ class ShardedMuon(Muon):
         for parts in zip(w, grad, momentum):
             best('muon', w.device, *parts, dtype)(*parts, group, dtype)
 
-# %% ../nbs/10_muon_shards.ipynb #scc45bd7
+# %% ../nbs/10_muon_shards.ipynb #s00a6a18
 @patch
 def _gather(self: ShardedMuon, wave: Wave, rank: int, size: int, process_group) -> tuple:
     "Send rows of the next momenta to the owners; what this process receives (numbers,), and the sending."

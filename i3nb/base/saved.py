@@ -10,6 +10,7 @@ import mmap
 import zlib
 from pathlib import Path
 from typing import NamedTuple
+from .commands import I3Error
 from .files import CHECKPOINTS, MANIFEST_FILE, STATUS_FILE, STEP_FOLDERS, WEIGHTS_FILE, read_json
 
 # %% ../../nbs/base/10_saved.ipynb #c117b9e
@@ -51,7 +52,7 @@ def _in_checkpoint(folder: Path) -> SavedModel | None:
 def find_model(
     folder,  # a model, a run or a checkpoint
 ) -> SavedModel:
-    "The newest undamaged model of a folder, by the table above."
+    "The newest undamaged model of a folder, by the table above. Raises `I3Error` for an unfinished run with `--shard`."
     folder = Path(folder)
     own, state = SavedModel(folder / WEIGHTS_FILE, None), read_json(folder / STATUS_FILE).get('state')
     if own.weights.exists() and state in (None, 'finished') and run_of(folder) == folder:
@@ -59,4 +60,7 @@ def find_model(
     for checkpoint in [folder, *sorted(folder.glob(STEP_FOLDERS), reverse=True)]:
         if found := _in_checkpoint(checkpoint):
             return found
+        if any(checkpoint.glob('shard-*.safetensors')):
+            remedy = 'its model appears when it has ended; start its command again'
+            raise I3Error(f'{str(folder)!r}: this run with --shard was stopped before its end, and {remedy}')
     return own

@@ -70,9 +70,7 @@ class Corpus:
     "What decides the parts of a source."
 
     files: list  # paths, in order
-    stem: (
-        str  # the first name of the shards with training documents; those of validation documents have `val` before it
-    )
+    stem: str  # with which the names of training shards begin; before those of validation shards stands `val`
     many: bool  # files that cannot be read are left out
     reading: dict  # fields of `ReadOptions`
     limit: int  # hashes below it go to validation
@@ -164,21 +162,27 @@ class Worker:
         self,
         folder: Path,  # of the parts
         number: int,  # of this process
+        starter: int,  # the process that has started it
     ):
         self.folder, self.corpus = folder, Corpus.load(folder)
         self.tokenizer = ChunkTokenizer.load(folder / TOKENIZER)
         self.kept_out = set(np.load(folder / KEPT_OUT).tolist())
-        self.progress, self.done, self.starter = folder / f'progress-{number}', 0.0, os.getppid()
+        self.progress, self.done, self.starter = folder / f'progress-{number}', 0.0, starter
+
+    def require_starter(self):
+        "End this process if the one that has started it has ended."
+        if os.getppid() != self.starter:
+            raise SystemExit(1)
 
     def advance(self, cost: float):
         "Note that so many more bytes are done."
-        if os.getppid() != self.starter:
-            raise SystemExit(1)
+        self.require_starter()
         self.done += cost
         self.progress.write_text(str(round(self.done)))
 
     def take(self, i: int) -> bool:
         "Whether this process takes file `i`."
+        self.require_starter()
         try:
             os.close(os.open(self.folder / f'taken-{i}', os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -194,13 +198,15 @@ class Worker:
                     seal_part(made, self.folder, i, part)
 
 
-def work(folder: str, number: str):
+def work(folder: str, number: str, starter: str):
     "What a process does; an error for the user goes into a file."
     try:
-        Worker(Path(folder), int(number)).run()
-    except (I3Error, OSError) as e:
+        Worker(Path(folder), int(number), int(starter)).run()
+    except I3Error as e:
         write_atomic(Path(folder) / f'error-{number}', str(e))
         raise SystemExit(1) from None
+    except OSError as e:
+        raise SystemExit(f'{e}; free some space') from None  # into the log: the disk may refuse a file
 
 # %% ../../nbs/data/09_parts.ipynb #s27df2fa
 PROGRAM = 'import sys; from i3nb.data.parts import work; work(*sys.argv[1:])'
@@ -212,7 +218,7 @@ def _start(folder: Path, number: int) -> subprocess.Popen:
     path = os.pathsep.join(filter(None, [library, os.environ.get('PYTHONPATH')]))
     env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
     with open(folder / f'log-{number}', 'w') as log:  # what they say about the data is told once, by the starter
-        command = [sys.executable, '-c', PROGRAM, str(folder), str(number)]
+        command = [sys.executable, '-c', PROGRAM, str(folder), str(number), str(os.getpid())]
         return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
@@ -245,13 +251,7 @@ def make_parts(
     bar,  # a progress bar, in bytes
 ):
     "Make all parts that are missing. Raises `I3Error` where a file cannot be read."
-    count = len(Corpus.load(folder).files)
-    sweep_unfinished(folder)
-    for old in (*folder.glob('taken-*'), *folder.glob('progress-*'), *folder.glob('error-*')):
-        old.unlink()
-    for i in range(count):
-        if read_part(folder, i):
-            (folder / f'taken-{i}').touch()
+    _clear(folder)
     processes = [_start(folder, number) for number in range(workers)]
     try:
         while None in [p.poll() for p in processes]:
@@ -263,3 +263,15 @@ def make_parts(
             p.wait()
     bar.update(_bytes_done(folder) - bar.n)
     _raise_failure(folder, [p.returncode for p in processes])
+    if missing := [i for i in range(len(Corpus.load(folder).files)) if not part_file(folder, i).exists()]:
+        raise I3Error(f'data: {len(missing)} parts are missing; start the command again, and it goes on')
+
+
+def _clear(folder: Path):
+    "Remove what earlier processes left, except parts that are complete."
+    sweep_unfinished(folder)
+    for old in (*folder.glob('taken-*'), *folder.glob('progress-*'), *folder.glob('error-*')):
+        old.unlink()
+    for i in range(len(Corpus.load(folder).files)):
+        if read_part(folder, i):
+            (folder / f'taken-{i}').touch()

@@ -7,6 +7,7 @@ __all__ = ['A_WEEK', 'DataPlan', 'own_validation', 'plan_data', 'train_tokenizer
            'encode_large', 'build', 'check_result', 'build_checked', 'is_complete', 'fresh_folder', 'prepare']
 
 # %% ../../nbs/data/09_preparation.ipynb #c003
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,13 +23,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from ..base.cache import write_problem
 from ..base.commands import I3Error
-from ..base.files import scratch_folder, try_lock, writer_mark
+from ..base.files import try_lock, writer_mark
 from ..base.progress import progress_bar
 from ..base.signals import Interrupted
 from ..core import I3Config
 from .files import ReadOptions
 from .hub import HUB
-from .parts import Corpus, grouped, is_large, make_parts, read_part, usual_workers
+from .parts import Corpus, grouped, is_large, make_parts, part_file, read_part, usual_workers
 from .shards import LAYOUT, Prepared, ShardWriter, cache_dir, told, write_meta
 from .sources import Source, check_unchanged, open_sources, other_split, resolve_spec, tell_reading
 from .split import Splitter
@@ -53,9 +54,15 @@ class DataPlan:
     tokenizer_mb: float  # million characters that the tokenizer is trained on, at most
     shard_tokens: int  # ids in a shard
     workers: int | None = None  # processes that read a large source; does not affect the result
+    known: str | None = None  # the fingerprint, once it was computed
 
     def fingerprint(self) -> str:
         "A hash of all that decides the result."
+        if self.known is None:
+            self.known = self._compute_fingerprint()
+        return self.known
+
+    def _compute_fingerprint(self) -> str:
         if self.tokenizer:
             tokenizer = self.tokenizer.fingerprint
         else:
@@ -200,7 +207,7 @@ def _entry(source, writer, **more):
 
 # %% ../../nbs/data/09_preparation.ipynb #4a78f952
 class Parts:
-    "What `ShardWriter` is for one process: the parts of a source on one side of the split."
+    "The parts of a source on one side of the split; like a `ShardWriter`, it says what was written."
 
     def __init__(self, parts: list):  # what `ShardWriter.close` returned for each file
         self.parts = parts
@@ -222,8 +229,9 @@ def parts_folder(
 ):
     "The folder in which parts are made; removed at the end, unless something goes wrong."
     for old in cache.glob('.parts-*'):
-        if time.time() - old.stat().st_mtime > A_WEEK:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may remove it now
+            if time.time() - old.stat().st_mtime > A_WEEK:
+                shutil.rmtree(old, ignore_errors=True)
     folder = cache / f'.parts-{hashlib.sha256(key.encode()).hexdigest()[:16]}'
     folder.mkdir(exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
@@ -231,8 +239,18 @@ def parts_folder(
             yield folder
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            with scratch_folder(cache) as own:
+            own = cache / f'.build-{socket.gethostname()}-{writer_mark(os.getpid())}-{threading.get_ident()}parts'
+            own.mkdir()
+            try:
                 yield own
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
+
+
+def _parts_left(folder: Path, count: int) -> str:
+    "What to tell the user of an interrupted preparation."
+    done = sum(part_file(folder, i).exists() for i in range(count))
+    return f'the data were not prepared to the end; {done} of {count} files are, and the same command goes on with the others'
 
 
 def encode_large(
@@ -249,19 +267,22 @@ def encode_large(
         files=[str(path) for path in source.files],
         stem=stem,
         many=source.many,
-        reading=asdict(plan.sources[0].reading),
+        reading=asdict(source.reading),
         limit=split.limit,
         seed=plan.seed,
         dtype='uint16' if tokenizer.vocab_size <= 1 << 16 else 'uint32',
         shard_tokens=plan.shard_tokens,
     )
     stamps = [source.report.stamps.get(path) for path in source.files]  # sizes and times when the plan was made
-    decides = [asdict(corpus), stamps, tokenizer.fingerprint, sorted(split.kept_out)]
+    decides = [plan.fingerprint(), asdict(corpus), stamps, tokenizer.fingerprint, sorted(split.kept_out)]
     with parts_folder(folder.parent, json.dumps(decides)) as made:
         corpus.save(made, tokenizer, split.kept_out)
         desc = f'tokenizing {Path(source.name).name}'
         with progress_bar(source.total, desc=desc, unit='B', unit_scale=True, show=progress) as bar:
-            make_parts(made, plan.workers or usual_workers(len(source.files)), bar)
+            try:
+                make_parts(made, plan.workers or usual_workers(len(source.files)), bar)
+            except KeyboardInterrupt as e:
+                raise Interrupted.of(e, _parts_left(made, len(source.files))) from None
         parts = [read_part(made, i) for i in range(len(source.files))]
         for name in [name for part in parts for name in part['seals']]:
             os.rename(made / name, folder / name)
@@ -362,16 +383,6 @@ def _remove_killed(parent, host):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _what_is_left(cache: Path) -> str:
-    "What to tell the user of an interrupted preparation."
-    parts = len(list(cache.glob('.parts-*/part-*.json')))
-    if parts:
-        return (
-            f'the data were not prepared to the end; the same command goes on with the {parts} parts that are complete'
-        )
-    return 'the data were not prepared to the end, and nothing is left of them; the same command begins again'
-
-
 @contextmanager
 def fresh_folder(
     final: Path,  # the path of the complete folder
@@ -395,7 +406,8 @@ def fresh_folder(
             if not is_complete(final, asked):
                 raise  # else another process was faster with the same data
     except KeyboardInterrupt as e:
-        raise Interrupted.of(e, _what_is_left(final.parent)) from None
+        what = 'the data were not prepared to the end, and nothing is left of them; the same command begins again'
+        raise Interrupted.of(e, what) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

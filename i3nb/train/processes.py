@@ -49,6 +49,11 @@ def _is_loss(e: Exception) -> bool:
 LOST = 'another process of this run has ended; the run stops at its last checkpoint, start it again'
 
 
+def _patience() -> timedelta:
+    "How long a process waits for the others, before it counts them as lost."
+    return timedelta(seconds=_from_environment('I3NB_TIMEOUT', 3600))
+
+
 def _mesh_infos(model) -> list:
     "What `fully_shard` noted about the group in each module of a divided model."
     states = [module._get_fsdp_state() for module in model.modules() if hasattr(module, '_get_fsdp_state')]
@@ -83,8 +88,7 @@ class World:
         World.store = next(rendezvous('env://'))[0]
         where = dict(store=dist.PrefixStore('group', self.store), rank=self.rank, world_size=self.size)
         backend = 'nccl' if self.device.type == 'cuda' else 'gloo'
-        patience = timedelta(seconds=_from_environment('I3NB_TIMEOUT', 3600))
-        dist.init_process_group(backend, timeout=patience, **where)
+        dist.init_process_group(backend, timeout=_patience(), **where)
 
     @property
     def first(self) -> bool:
@@ -159,7 +163,7 @@ class World:
     @functools.cached_property
     def quiet_group(self):
         "A second group of the same processes, for what goes on beside training; None for one process."
-        return dist.new_group(backend='gloo') if self.size > 1 else None
+        return dist.new_group(backend='gloo', timeout=_patience()) if self.size > 1 else None
 
     @property
     def is_orphan(self) -> bool:
