@@ -16,7 +16,7 @@ bin := $(VENV)/bin
 env := @sh .ci/env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help env train check test versions export format clean-nbs readme docs kaggle kernel-test lab clean
+.PHONY: help env train check test versions export format clean-nbs readme docs kaggle kernel-test hosts lab clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,10 @@ kaggle: ## build the Kaggle notebook with the library inside, in build/kaggle/ (
 kernel-test: ## run that notebook headless, twice, as Kaggle would
 	$(env) dev
 	@$(bin)/python .ci/kernel.py
+
+hosts: ## train on two machines that are imitated, disturb them, and compare the losses; needs root (ARGS=--shard)
+	$(env) dev
+	@$(bin)/python .ci/hosts.py $(ARGS)
 
 lab: ## open the notebooks in Jupyter
 	$(env) dev

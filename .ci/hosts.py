@@ -28,7 +28,7 @@ OF_USERS = {
     'TORCH_DISABLE_SHARE_RDZV_TCP_STORE': '1',
     'I3NB_TIMEOUT': '15',
 }  # see the guide
-LIMIT = 150  # seconds for a scenario
+LIMIT = 400  # seconds for a scenario
 CHOICES = 0.01  # by which a loss may differ with another number of processes: rounding can change a token's expert
 
 

@@ -1,6 +1,6 @@
 """Kill `i3nb_train` with SIGKILL at chosen moments, give the same command again, compare with an undisturbed run.
 
-Usage: python .ci/storm.py [--kills 50] [--seed 0] [--world 1] [--folder build/storm] [--data synthetic:400]
+Usage: python .ci/storm.py [--kills 50] [--seed 0] [--world 1] [--shard] [--folder build/storm] [--data synthetic:400]
 With `--world 2` a process of `--processes 2`, or its launcher, is killed. Each run takes five to nine kills; further
 runs follow until all kills are used up. Exit status: 0 only if every run came to the same rows of metrics, stories and
 weights with nothing else left in its folder, and no command was refused."""
@@ -39,6 +39,7 @@ def start(run: Path, args, log) -> subprocess.Popen:
     script = args.folder / 'train.py'
     script.write_text(program)
     several = ['--processes', str(args.world)] if args.world > 1 else []
+    several += ['--shard'] * args.shard
     where = ['--data', args.data, '--out', str(run), '--cache', f'{run}-cache']
     command = [sys.executable, str(script), *ARGUMENTS.split(), *PACE.split(), *where, *several]
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'MPLBACKEND': 'Agg', 'PYTHONPATH': str(ROOT)}
@@ -145,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=50)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--shard', action='store_true')
     parser.add_argument('--world', type=int, default=1)
     parser.add_argument('--folder', type=Path, default=ROOT / 'build' / 'storm')
     parser.add_argument('--data', default='synthetic:400')

@@ -333,8 +333,12 @@ def corpus_of(
 class Parts:
     "The parts of a source on one side of the split; like a `ShardWriter`, it says what was written."
 
-    def __init__(self, parts: list):  # what `ShardWriter.close` returned for each file
-        self.parts = parts
+    def __init__(
+        self,
+        parts: list,  # what `ShardWriter.close` returned for each file
+        seals: dict,  # name -> [bytes, CRC-32] of the files of both sides
+    ):
+        self.parts, self.seals = parts, seals
 
     def close(self) -> dict:
         "What `TokenStream.open` needs."
@@ -372,10 +376,11 @@ def encode_large(
                 make_parts(made, workers or usual_workers(len(source.files)), bar)
             except KeyboardInterrupt as e:
                 raise Interrupted.of(e, _parts_left(made, len(source.files))) from None
-        parts = [read_part(made, i) for i in range(len(source.files))]
-        for name in [name for part in parts for name in part['seals']]:
+        parts = [read_json(part_file(made, i)) for i in range(len(source.files))]
+        seals = {name: seal for part in parts for name, seal in part['seals'].items()}
+        for name in seals:
             os.rename(made / name, folder / name)
     for part in parts:
         split.count(*part['counts'])
         source.report.include(part['report'])
-    return tuple(Parts([part[side] for part in parts]) for side in ('train', 'val'))
+    return tuple(Parts([part[side] for part in parts], seals) for side in ('train', 'val'))

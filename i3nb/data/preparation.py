@@ -217,7 +217,7 @@ def build(
     tok = plan.tokenizer or train_tokenizer(plan, new_split(), progress)
     split, dtype = new_split(), 'uint16' if tok.vocab_size <= 1 << 16 else 'uint32'
     new_writer = lambda stem: ShardWriter(folder, stem, tok.eot_id, dtype, plan.shard_tokens)
-    meta = dict(sources=[], val=[])
+    meta = dict(sources=[], val=[], seals={})
     for i, source in enumerate(plan.val_sources):
         writer = new_writer(f'val{i}')
         encode_source(source, split.docs(source, 'val'), {'val': writer}, tok, progress)
@@ -230,6 +230,7 @@ def build(
             )
             known = dict(key=plan.fingerprint(), workers=plan.workers, progress=progress)
             train, val = encode_large(source, corpus, folder, split, tok, **known)
+            meta['seals'] |= train.seals
         else:
             encode_source(source, split.docs(source), {'train': train, 'val': val}, tok, progress)
         meta['sources'].append(_entry(source, train, dropped=split.leaks - leaks))
@@ -382,5 +383,7 @@ def prepare(
     about = dict(fingerprint=asked['fingerprint'], synthetic=plan.synthetic)
     about |= dict(val_fraction=plan.val_fraction, seed=seed, max_mb=max_mb)
     with fresh_folder(final, asked) as work:
-        write_meta(work, told(about | build_checked(plan, work, progress), asked))
+        meta = build_checked(plan, work, progress)
+        seals = meta.pop('seals')
+        write_meta(work, told(about | meta, asked), seals)
     return Prepared.load(final, reused=False, asked=asked)

@@ -186,10 +186,15 @@ def _own_checksum(meta):
 def write_meta(
     folder: Path,  # with all other files, complete
     meta: dict,  # what to record about them
+    known: dict | None = None,  # name -> [bytes, CRC-32], of files that need not be read again
 ):
     "Write `meta.json`, with the sizes and checksums of all other files."
-    paths = [p for p in sorted(folder.rglob('*')) if p.is_file() and p.name != META_FILE]
-    files = {str(p.relative_to(folder)): dict(bytes=p.stat().st_size, crc32=checksum(p)) for p in paths}
+    files, known = {}, known or {}
+    for path in sorted(folder.rglob('*')):
+        if path.is_file() and path.name != META_FILE:
+            name = str(path.relative_to(folder))
+            size, crc = known.get(name) or (path.stat().st_size, checksum(path))
+            files[name] = dict(bytes=size, crc32=crc)
     meta = dict(meta, format=LAYOUT, files=files)
     write_atomic(folder / META_FILE, json.dumps(dict(meta, checksum=_own_checksum(meta)), indent=1) + '\n')
 

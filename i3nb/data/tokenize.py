@@ -80,6 +80,7 @@ def i3nb_tokenize(
     val_fraction: Share = 0.01,  # share of documents split off for validation
     seed: Seed = 0,  # of the split
     max_mb: Positive = None,  # read at most this many million characters of each source
+    workers: Count = None,  # processes that read the files of a large source; default: one for each processor
     reading: ReadOptions,  # how text is taken from the data
 ):
     """Turn text into token shards; prints one JSON object.
@@ -89,7 +90,8 @@ def i3nb_tokenize(
       i3nb_tokenize --data roneneldan/TinyStories --max_mb 20 --cache prepared
     """
     tok = ChunkTokenizer.load(tokenizer) if tokenizer else None
-    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, reading=reading, keep_case=keep_case)
+    limits = dict(val_fraction=val_fraction, seed=seed, max_mb=max_mb, reading=reading)
+    limits |= dict(keep_case=keep_case, workers=workers)
     info = summary(prepare(data, tok, cache, vocab_size, val_data, **limits))
     print_parts(info['parts'])
     print(json.dumps(info, indent=1))
