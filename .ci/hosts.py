@@ -96,10 +96,14 @@ class Network:
 
     def __enter__(self):
         self.remove()
-        run('ip', 'link', 'add', SWITCH, 'type', 'bridge')
-        run('ip', 'link', 'set', SWITCH, 'up')
-        for host in self.hosts:
-            host.build()
+        try:
+            run('ip', 'link', 'add', SWITCH, 'type', 'bridge')
+            run('ip', 'link', 'set', SWITCH, 'up')
+            for host in self.hosts:
+                host.build()
+        except subprocess.CalledProcessError:
+            self.remove()
+            raise
         return self
 
     def __exit__(self, *error):
@@ -251,9 +255,11 @@ def why_not() -> str:
         return 'it needs root'
     if not shutil.which('ip') or not shutil.which('tc'):
         return 'it needs ip and tc (package iproute2)'
-    probe = run('ip', 'netns', 'add', 'i3probe', check=False)
-    run('ip', 'netns', 'delete', 'i3probe', check=False)
-    return probe.stderr.strip()
+    try:
+        with Network(2):
+            return ''
+    except subprocess.CalledProcessError as e:
+        return f'this machine gives no network of its own ({e.stderr.strip() or e})'
 
 
 def main() -> int:
