@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 from .commands import I3Error
-from .files import CHECKPOINTS, MANIFEST_FILE, STATUS_FILE, STEP_FOLDERS, WEIGHTS_FILE, read_json
+from .files import CHECKPOINTS, MANIFEST_FILE, SHARD_FILES, STATUS_FILE, STEP_FOLDERS, WEIGHTS_FILE, read_json
 
 # %% ../../nbs/base/10_saved.ipynb #c117b9e
 class SavedModel(NamedTuple):
@@ -60,7 +60,7 @@ def find_model(
     for checkpoint in [folder, *sorted(folder.glob(STEP_FOLDERS), reverse=True)]:
         if found := _in_checkpoint(checkpoint):
             return found
-        if any(checkpoint.glob('shard-*.safetensors')):
+        if any(checkpoint.glob(SHARD_FILES)):
             remedy = 'its model appears when it has ended; start its command again'
             raise I3Error(f'{str(folder)!r}: this run with --shard was stopped before its end, and {remedy}')
     return own

@@ -24,6 +24,7 @@ import numpy as np
 import i3nb
 from ..base.commands import I3Error
 from i3nb.base.files import (
+    NO_ROOM,
     checksum,
     flush_to_disk,
     read_json,
@@ -33,6 +34,7 @@ from i3nb.base.files import (
     write_atomic,
     writer_mark,
 )
+from ..base.processors import usable_cpus
 from ..base.progress import progress_bar
 from ..base.signals import Interrupted
 from .files import ReadOptions
@@ -57,8 +59,7 @@ def usual_workers(
     files: int,  # to be read
 ) -> int:
     "As many processes as there are processors to use, at most one for each file."
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return max(1, min(files, usable))
+    return max(1, min(files, usable_cpus()))
 
 # %% ../../nbs/data/09_parts.ipynb #s4296d24
 GROUP = 1 << 19  # characters that are encoded at once
@@ -221,7 +222,8 @@ def work(folder: str, number: str, starter: str):
         write_atomic(Path(folder) / f'error-{number}', str(e))
         raise SystemExit(1) from None
     except OSError as e:
-        raise SystemExit(f'{e}; free some space') from None  # into the log: the disk may refuse a file
+        advice = '; free some space' if e.errno in NO_ROOM else ''
+        raise SystemExit(f'{e}{advice}') from None  # into the log: the disk may refuse a file
 
 # %% ../../nbs/data/09_parts.ipynb #s27df2fa
 PROGRAM = 'import sys; from i3nb.data.parts import work; work(*sys.argv[1:])'

@@ -21,6 +21,7 @@ from ..base.commands import I3Error
 from i3nb.base.files import (
     CHECKPOINTS,
     METRICS_FILE,
+    NO_ROOM,
     SETTINGS_FILE,
     STATUS_FILE,
     STEP_FOLDERS,
@@ -98,7 +99,7 @@ def why_unsaved(
     elsewhere: Path | None = None,  # where the checkpoint of this step is instead
 ) -> str:
     "What to tell the user of a run whose last save failed: why, what is safe, and how to go on."
-    saved, full = newest_step(run), error.errno in (errno.ENOSPC, errno.EDQUOT)
+    saved, full = newest_step(run), error.errno in NO_ROOM
     megabytes = max(1.0, one / 1e6, lacking_room(run, one) / 1e6)
     remedy = f'free {megabytes:,.0f} MB' if full else 'fix that'
     if elsewhere:
