@@ -170,6 +170,18 @@ def check_figures() -> list:
     return found
 
 
+GROUPS = NBS / 'train' / '05_processes.ipynb', NBS / 'machine' / '17_pretended_libraries.ipynb'
+
+
+def check_groups() -> list:
+    "Groups of processes are made and left by `World` only: Gloo's threads end a process that forgets to leave one."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        if path not in GROUPS and 'init_process_group(' in path.read_text(encoding='utf-8'):
+            found.append(f'{path.relative_to(ROOT)} makes a group of processes: use World of i3nb.train.processes')
+    return found
+
+
 def check_sizes() -> list:
     "A notebook opens quickly, and its history stays small."
     found = []
@@ -184,7 +196,8 @@ def check_sizes() -> list:
 
 
 def main() -> int:
-    complaints = check_modules() + check_shelf() + check_links() + check_next() + check_figures() + check_sizes()
+    checks = check_modules, check_shelf, check_links, check_next, check_figures, check_groups, check_sizes
+    complaints = [complaint for check in checks for complaint in check()]
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))
 
