@@ -6,7 +6,6 @@
 __all__ = ['shard_rows', 'Wave', 'waves_of', 'own_rows', 'ShardedMuon']
 
 # %% ../nbs/10_muon_shards.ipynb #sf50e036
-import itertools
 from typing import NamedTuple
 import torch
 import torch.distributed as dist

@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-import torch
 import torch.distributed as dist
 from fastcore.basics import patch
 from tqdm import tqdm
