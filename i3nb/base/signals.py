@@ -51,6 +51,7 @@ class CleanStop:
         self.asked = None  # why the work should end: a signal's name, or whatever the owner writes here
         self.last_words = lambda: None  # called before this object ends the process
         self.level, self.since, self.seconds = int(not patient), -1.0, seconds
+        self.own = 0  # signals that this object sent and that were not reported yet
         self.old, self.raised = {}, False
 
     def __enter__(self):
@@ -66,7 +67,9 @@ class CleanStop:
     def _watch(self, reports):
         with reports:
             while number := reports.recv(1):
-                if number[0] in self.old:
+                if self.own:
+                    self.own -= 1
+                elif number[0] in self.old:
                     self._count(number[0])
 
     def _count(self, number):
@@ -76,6 +79,7 @@ class CleanStop:
         self.since, self.level = now, self.level + 1
         self.asked = self.asked or signal.Signals(number).name
         if self.level == 2:
+            self.own += 1
             signal.pthread_kill(threading.main_thread().ident, number)  # wakes it, to call `_on_signal`
             threading.Thread(target=self._give_up_later, args=[number], daemon=True).start()
         elif self.level > 2:
@@ -87,7 +91,8 @@ class CleanStop:
             raise Interrupted(number)
 
     def _give_up_later(self, number):
-        time.sleep(self.seconds)
+        for _ in range(50):  # many short waits: while a machine is halted, no more than one of them passes
+            time.sleep(self.seconds / 50)
         if not self.raised and self.old:
             self._give_up(number)
 
