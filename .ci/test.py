@@ -4,11 +4,13 @@ Usage: python .ci/test.py [PATTERN ...] [--flags "slow"] [--jobs 2] [--timeout 6
 Times are processor time, of a notebook and of all processes that it starts, so a busy or slow machine is given the
 hours that it needs; only a notebook that computes nothing for long is stopped by the clock. A notebook counts as passed
 only if at least one of its code cells ran and none failed; one whose cells are all skipped counts as skipped.
+Notebooks in nbs/experiments/ must print what is stored in them, except in cells with the directive `#| varies`.
 `--python` runs the notebooks in another environment (.ci/versions.sh makes some). Nothing in the tree is changed. Exit
 status: 0 only if something passed and nothing failed."""
 
 import argparse
 import configparser
+import difflib
 import filecmp
 import itertools
 import json
@@ -34,6 +36,7 @@ INI = configparser.ConfigParser(delimiters=['='])
 INI.read(ROOT / 'settings.ini', encoding='utf-8')
 CFG = INI['DEFAULT']
 NBS, LIB = ROOT / CFG['nbs_path'], ROOT / CFG['lib_path']
+DRAWN = NBS / 'experiments'  # its notebooks are drawn from files, so they print the same each time
 
 
 # --- checks: each returns a list of complaints ---
@@ -141,19 +144,12 @@ CHECKS = [check_export, check_readme, check_settings, check_style, check_imports
 
 def run_notebook(path, flags, report):
     "Run `path` as nbdev_test does, without nbdev, which knows few versions of its companions; `report` tells the end"
-    from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
-
-    class Shell(InteractiveShell):
-        def enable_gui(self, gui=None):
-            "There is no window: plots go to the cell's output"
 
     os.environ['IN_TEST'] = '1'
     os.chdir(path.parent)
     sys.path[:0] = [str(path.parent), str(ROOT)]
-    shell = Shell.instance()
-    shell.history_manager.enabled = False
-    shell.enable_matplotlib('inline')
+    shell = quiet_shell()
     left_out = set(CFG['tst_flags'].split()) - set(flags)
     seen = dict(ran=0, cell=None, source='', said=[], passed=True)
     for number, cell in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells'], 1):
@@ -168,10 +164,56 @@ def run_notebook(path, flags, report):
         error = result.error_before_exec or result.error_in_exec
         if error:
             print(''.join(traceback.format_exception(type(error), error, error.__traceback__)), file=sys.stderr)
+        elif DRAWN in path.parents and 'varies' not in words:
+            error = difference(told(cell), out.stdout + markdown(result.result))
+            print(error, file=sys.stderr)
+        if error:
             seen['passed'] = False
             break
     seen['seconds'] = sum(os.times()[:4])
     report.write_text(json.dumps(seen), encoding='utf-8')
+
+
+def quiet_shell():
+    "A shell that runs cells and shows nothing by itself"
+    from IPython.core.displayhook import DisplayHook
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Hook(DisplayHook):
+        def __call__(self, result=None):
+            if result is not None and self.exec_result is not None:
+                self.exec_result.result = result
+
+    class Shell(InteractiveShell):
+        displayhook_class = Hook
+
+        def enable_gui(self, gui=None):
+            "There is no window: plots go to the cell's output"
+
+    shell = Shell.instance()
+    shell.history_manager.enabled = False
+    shell.enable_matplotlib('inline')
+    return shell
+
+
+def told(cell):
+    "The text that is stored below `cell`: what it printed, and its result if that is Markdown"
+    outputs = cell.get('outputs', [])
+    printed = [o['text'] for o in outputs if o.get('name') == 'stdout']
+    return ''.join(map(''.join, printed + [o['data'].get('text/markdown', '') for o in outputs if 'data' in o]))
+
+
+def markdown(result):
+    "A cell's result, if it is Markdown"
+    return getattr(result, '_repr_markdown_', str)() or '' if result is not None else ''
+
+
+def difference(stored, seen):
+    "Where two texts differ; empty if they do not"
+    lines = difflib.unified_diff(
+        stored.strip().splitlines(), seen.strip().splitlines(), 'stored', 'seen', '', '', 1, ''
+    )
+    return '\n'.join(itertools.islice(lines, 20))
 
 
 def directives(cell):
