@@ -9,11 +9,13 @@ Notebooks in nbs/experiments/ must print what is stored in them, except in cells
 status: 0 only if something passed and nothing failed."""
 
 import argparse
+import atexit
 import configparser
 import difflib
 import filecmp
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -259,18 +261,52 @@ class Patience:
         return 'still running' if now - self.began > self.SLOWEST * self.limit else None
 
 
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(['IPython.core.interactiveshell', 'matplotlib.figure', 'torch'])
+
+
+class Forked:
+    """A notebook in a copy of a process that has imported PyTorch, which takes seconds, and has done nothing else
+
+    It has what is used here of the interface of `subprocess.Popen`."""
+
+    def __init__(self, *args):
+        self.process = FORKS.Process(target=run_alone, args=args)
+        self.process.start()
+        self.pid, self.wait = self.process.pid, self.process.join
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+
+def run_alone(path, flags, report, log):
+    "`run_notebook` in a session of its own, whose output goes to a file"
+    os.setsid()
+    with open(os.devnull, 'rb') as nothing, log.open('wb') as out:
+        for new, old in ((nothing, 0), (out, 1), (out, 2)):
+            os.dup2(new.fileno(), old)
+    sys.argv = [str(path)]
+    run_notebook(path, flags, report)
+    atexit._run_exitfuncs()  # a copied process would end without them
+
+
 class Job:
     "A notebook being tested: `poll` gives None while it runs, then (verdict, seconds, words, details)"
 
     def __init__(self, path, args, folder):
         self.path, self.patience, self.next_look = path, Patience(args.timeout), 0.0
         self.report, self.log = folder / f'{path.stem}.json', folder / f'{path.stem}.log'
-        threads = max(1, (os.cpu_count() or 1) // args.jobs)
-        env = {'OMP_NUM_THREADS': str(threads), 'TQDM_MININTERVAL': '5', **os.environ, 'PYTHONUNBUFFERED': '1'}
+        if args.python == sys.executable:
+            self.process = Forked(path, args.flags, self.report, self.log)
+            return
         command = [args.python, __file__, str(path), '--flags', ' '.join(args.flags), '--report', str(self.report)]
         with self.log.open('wb') as log:
             self.process = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     @property
@@ -416,6 +452,12 @@ def run_notebooks(paths, args, board):
             board.live('')
 
 
+def set_environment(jobs):
+    "What notebooks and their processes find in the environment, unless it is set already"
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    os.environ.update({'OMP_NUM_THREADS': str(threads), 'TQDM_MININTERVAL': '5', **os.environ, 'PYTHONUNBUFFERED': '1'})
+
+
 def make_folder(folder, number):
     "A folder of its own for each notebook's report: two may have the same name"
     path = Path(folder) / str(number)
@@ -457,6 +499,7 @@ def main():
     if args.checks:
         return board.close(time.time() - started)
     if paths:
+        set_environment(args.jobs)
         run_notebooks(paths, args, board)
     else:
         board.show(

@@ -35,7 +35,7 @@ def check_memory(model: I3Model):
 
 def fields_of(name: str) -> I3Config:
     "The configuration that a variant makes."
-    run = types.SimpleNamespace(cfg=CFG, build=None, settings={}, recipe={}, steps=100, budget=1000)
+    run = types.SimpleNamespace(cfg=CFG, build=None, settings={}, after_build=[], steps=100, budget=1000)
     VARIANTS[name](run)
     return run.cfg
 

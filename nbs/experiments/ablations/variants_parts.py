@@ -125,7 +125,7 @@ def length(factor: float):
 
 def random_start(run):
     "Small random embedding and head."
-    run.recipe['start'] = 'random'
+    run.after_build.clear()
 
 
 PATTERNS = 'sliding', 'dilated', 'chunked'
