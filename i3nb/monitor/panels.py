@@ -43,7 +43,7 @@ def panel_ppl(
     draw_line(ax, x, c['ppl'], color=colors[0], lw=1.2, label='train')
     draw_line(ax, x, c['val_ppl'], sparse=True, color=colors[1], lw=1.4, ls='--', label='validation')
     if colors[0] != colors[1]:
-        draw_line(ax, x, c['ppl_harmonic'], color=theme.dim, lw=1.2, ls=':', marker='', label='harmonic mean')
+        draw_line(ax, x, c['ppl_harmonic'], color=theme.dim, lw=1.2, ls=':', marker='', label='harmonic mean so far')
     log_axis(ax)
     ax.set_title('Perplexity (per token, log)', loc='left')
 
@@ -133,7 +133,7 @@ def panel_vram(
     if not total or not ax.has_data():
         return
     if total <= 5 * peak:
-        ax.axhline(total, color=theme.dim, lw=1.2, label=f'there is {total:.1f}')
+        ax.axhline(total, color=theme.dim, lw=1.2, label=f'total {total:.1f}')
         ax.set_ylim(0, 1.12 * total)
     else:
         ax.set_title(f'Memory (GB), of {total:.0f}', loc='left')
