@@ -7,6 +7,7 @@ __all__ = ['BLOCK_MS', 'Counts', 'largest_share', 'muon_operations', 'count', 's
            'Cluster', 'StepCost', 'step_cost']
 
 # %% ../../nbs/machine/05_cluster.ipynb #se19d1f4
+import functools
 from typing import NamedTuple
 import torch
 from ..core import I3Config, kinds_of, param_count
@@ -43,6 +44,7 @@ def muon_operations(
     return 4 * short**2 * long + (8 * rounds - 6) * short**3
 
 
+@functools.cache
 def count(cfg: I3Config) -> Counts:
     "Count a model's parameters by what happens to them."
     with torch.device('meta'):
@@ -115,9 +117,8 @@ def network_gb(
     return others * (each * micro_batches + counting + muon) / GB
 
 # %% ../../nbs/machine/05_cluster.ipynb #sd49ab81
-BLOCK_MS = (
-    15.0  # of a processor, to launch the kernels of a block for a micro-batch: `i3-300m`, not recorded, see below
-)
+# A processor takes this long to launch the kernels of a block for a micro-batch: `i3-300m`, not recorded, see below.
+BLOCK_MS = 15.0
 
 
 class Cluster(NamedTuple):
