@@ -261,8 +261,10 @@ class Patience:
         return 'still running' if now - self.began > self.SLOWEST * self.limit else None
 
 
-FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['IPython.core.interactiveshell', 'matplotlib.figure', 'torch'])
+FORKS = None  # elsewhere than on Linux, a process that has loaded libraries may not be copied
+if sys.platform == 'linux':
+    FORKS = multiprocessing.get_context('forkserver')
+    FORKS.set_forkserver_preload(['IPython.core.interactiveshell', 'matplotlib.figure', 'torch'])
 
 
 class Forked:
@@ -300,7 +302,7 @@ class Job:
     def __init__(self, path, args, folder):
         self.path, self.patience, self.next_look = path, Patience(args.timeout), 0.0
         self.report, self.log = folder / f'{path.stem}.json', folder / f'{path.stem}.log'
-        if args.python == sys.executable:
+        if FORKS and args.python == sys.executable:
             self.process = Forked(path, args.flags, self.report, self.log)
             return
         command = [args.python, __file__, str(path), '--flags', ' '.join(args.flags), '--report', str(self.report)]
