@@ -168,7 +168,7 @@ def run_notebook(path, flags, report):
             print(''.join(traceback.format_exception(type(error), error, error.__traceback__)), file=sys.stderr)
         elif DRAWN in path.parents and 'varies' not in words:
             error = difference(told(cell), out.stdout + markdown(result.result))
-            print(error, file=sys.stderr)
+            print(error, end='', file=sys.stderr)
         if error:
             seen['passed'] = False
             break
@@ -212,10 +212,8 @@ def markdown(result):
 
 def difference(stored, seen):
     "Where two texts differ; empty if they do not"
-    lines = difflib.unified_diff(
-        stored.strip().splitlines(), seen.strip().splitlines(), 'stored', 'seen', '', '', 1, ''
-    )
-    return '\n'.join(itertools.islice(lines, 20))
+    texts = (text.strip().splitlines(keepends=True) for text in (stored, seen))
+    return ''.join(itertools.islice(difflib.unified_diff(*texts, 'stored', 'seen', n=1), 20))
 
 
 def directives(cell):
@@ -268,9 +266,9 @@ if sys.platform == 'linux':
 
 
 class Forked:
-    """A notebook in a copy of a process that has imported PyTorch, which takes seconds, and has done nothing else
+    """A notebook in a copy of a process that has only imported some libraries, which takes seconds
 
-    It has what is used here of the interface of `subprocess.Popen`."""
+    It offers the part of the interface of `subprocess.Popen` that is used here."""
 
     def __init__(self, *args):
         self.process = FORKS.Process(target=run_alone, args=args)

@@ -52,7 +52,7 @@ JUPYTER_PATH=$("$python" -c 'import sys; print(sys.prefix)')/share/jupyter
 export JUPYTER_PATH
 status=0
 for name in ${ONLY:-oldest newest transformers}; do
-    notebooks='nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09_prep nbs/monitor/13'
+    notebooks='nbs/base/01 nbs/base/03 nbs/base/05 nbs/base/08 nbs/data/09 nbs/data/11 nbs/monitor/13'
     [ $name != transformers ] || notebooks='nbs/hf/02 nbs/hf/06'
     folder=build/versions/$name
     needs=$(wanted $name)

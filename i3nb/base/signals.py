@@ -67,9 +67,11 @@ class CleanStop:
     def _watch(self, reports):
         with reports:
             while number := reports.recv(1):
+                if number[0] not in self.old:
+                    continue
                 if self.own:
                     self.own -= 1
-                elif number[0] in self.old:
+                else:
                     self._count(number[0])
 
     def _count(self, number):

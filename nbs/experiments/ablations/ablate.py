@@ -22,18 +22,11 @@ def from_counts(run):
     _, run.note['bigram_ppl'] = start_from_counts(run.model, run.data.train, run.data.weights, run.seed)
 
 
-def apply(run, known: dict, of_search=search.apply):
-    "Apply the common recipe, then the variants that the run is named after."
+def common_recipe(run):
+    "What all variants share."
     run.schedule = lambda progress, step: lr_scale(progress, step, 5, fall=0.6)
     run.after_build.append(from_counts)
-    of_search(run, known)
-
-
-def main():
-    known = search.load_variants(HERE)
-    search.load_variants, search.apply = lambda: known, apply
-    search.main()
 
 
 if __name__ == '__main__':
-    main()
+    search.main(known=search.load_variants(HERE), before=common_recipe)

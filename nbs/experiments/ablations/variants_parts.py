@@ -139,7 +139,7 @@ VARIANTS = {
     'interleaved': built_from('rarar'),
     'attention-first': built_from('aarrr'),
     **{name: config(patterns=(name,)) for name in PATTERNS},
-    **{f'{a}+{b}'.replace('+', '-and-'): config(patterns=(a, b)) for a, b in PAIRS},
+    **{f'{a}-and-{b}': config(patterns=(a, b)) for a, b in PAIRS},
     'full-attention': config(patterns=('sliding',), window=256),
     'by-sequence': config(route_by='sequence'),
     'hard': config(route_hard=True),

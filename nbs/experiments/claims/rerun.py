@@ -50,10 +50,16 @@ def commands(experiment: dict, seed: int, out: Path) -> list:
     return [shlex.split(c.format(seed=seed, out=shlex.quote(str(out)), **places)) for c in experiment['commands']]
 
 
+def took(experiment: dict) -> str:
+    "How long it took, where that was recorded, and on which machine."
+    minutes = experiment['minutes']
+    return f'{minutes} minutes on {experiment["machine"]}' if minutes else f'on {experiment["machine"]}'
+
+
 def run(experiment: dict, seed: int, out: Path, dry: bool) -> bool:
     "Run an experiment again; whether all went well."
     name = experiment['name']
-    print(f'{name}: about {experiment["minutes"]} minutes on {experiment["machine"]}', flush=True)
+    print(f'{name}: {took(experiment)}', flush=True)
     if not experiment['commands']:
         print(f'  cannot be run again by a command: {experiment["why"]}')
         return False
@@ -79,7 +85,7 @@ def main():
     args = parser.parse_args()
     if not args.name:
         for e in load()[0].values():
-            print(f'{e["name"]:18}{e["minutes"]:4} minutes, {e["machine"]}: {", ".join(e["files"])}')
+            print(f'{e["name"]:18}{took(e)}: {", ".join(e["files"])}')
         return 0
     home = args.out or EXPERIMENTS.parent.parent / 'runs' / 'again'
     done = [run(e, args.seed, (home / e['name']).resolve(), args.dry) for e in chosen(args.name)]

@@ -243,8 +243,12 @@ def parse(argv=None):
     return p.parse_args(argv)
 
 
-def main(argv=None):
-    args, longest, known = parse(argv), 0.0, load_variants()
+def main(
+    argv=None,
+    known: dict | None = None,  # variants by name; None: those beside this file
+    before=lambda run: None,  # called with each run before its variants are applied
+):
+    args, longest, known = parse(argv), 0.0, known or load_variants()
     cfg, seeds = read_config(args), [int(s) for s in args.seeds.split(',')]
     how = dict(vocab_size=args.vocab_size or cfg.vocab_size, val_spec=args.val, keep_case=args.keep_case)
     data = prepare(args.data, **how, progress=False)
@@ -265,6 +269,7 @@ def main(argv=None):
         start, run = time.time(), Run(name, cfg, data, seed=seed, **usual)
         run.precision, run.note['together'] = args.precision, args.together
         try:
+            before(run)
             apply(run, known)
             line = size | measure(run, points, args.docs, args.final_docs)
             with open(args.out, 'a') as f:
