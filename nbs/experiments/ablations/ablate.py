@@ -3,8 +3,8 @@
 python ablate.py --variants base,no-gru --seeds 0,1,2 --batch_size 8 --data TRAIN --val VALID --out runs.jsonl
 
 The options are those of ../search/search.py, which does the work; the variants are those of `variants_parts.py`, all
-with the recipe that the search found best: a start from counts, a warm-up of 5 steps, and a rate that falls in the last
-60 % of the run."""
+with a recipe that the search found good for such runs: a start from counts, a warm-up of 5 steps, and a rate that falls
+in the last 60 % of the run."""
 
 import sys
 from pathlib import Path
