@@ -21,6 +21,7 @@ MOST_LINES = 450  # of a module, with its docstrings, comments and blank lines
 MOST_STATEMENTS = 25  # of a function, those of inner functions included
 MOST_POSITIONAL = 6  # arguments of a call
 MOST_KILOBYTES = 400  # of a notebook, with its outputs
+MOST_COLUMNS = 120  # of a line of prose
 
 
 def is_own(node) -> bool:
@@ -195,8 +196,27 @@ def check_sizes() -> list:
     return found
 
 
+APART = re.compile(
+    r'```.*?```|\$\$.*?\$\$|^[ \t]*(?:\||> |\[?!\[).*?$', re.S | re.M
+)  # code, formulas, tables, quotes, images
+
+
+def check_columns() -> list:
+    "Prose has short lines, so that a change of a sentence shows as one."
+    found = []
+    for path in sorted(NBS.rglob('*.ipynb')):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            text = APART.sub('', ''.join(cell['source'])) if cell['cell_type'] == 'markdown' else ''
+            longest = max(text.split('\n'), key=len)
+            if len(longest) > MOST_COLUMNS:
+                where = f'{path.relative_to(ROOT)}: cell {cell.get("id")}'
+                found.append(f'{where} has a line of {len(longest)} columns: at most {MOST_COLUMNS}: {longest[:60]}…')
+    return found
+
+
 def main() -> int:
-    checks = check_modules, check_shelf, check_links, check_next, check_figures, check_groups, check_sizes
+    prose = check_links, check_next, check_columns
+    checks = check_modules, check_shelf, *prose, check_figures, check_groups, check_sizes
     complaints = [complaint for check in checks for complaint in check()]
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))

@@ -215,7 +215,7 @@ static void look_for_gaps(const Given *given, int n) {
 extern "C" int run(const Shape *s, const char *args, const Given *given, int n, Finding *out) {
 #ifdef __SSE__
     unsigned mode = _mm_getcsr();
-    _mm_setcsr(mode | 0x8040);                               // tiny numbers become 0, as with --use_fast_math on a card
+    _mm_setcsr(mode | 0x8040);                               // tiny numbers become 0, as with --use_fast_math on a GPU
 #endif
     findings = total = block = thread = 0; dice = s->seed*2654435761u + 88172645463325252u;
     grid_x = s->grid_x; grid_y = s->grid_y; threads = s->threads; cut = s->cut; params = args;
