@@ -328,7 +328,7 @@ def drive(page: Page, run: Path):
     page.wait('the picture after a click on "log loss"', lambda: page.js(IMG) != before, 30)
     page.press('sample now')
     page.wait('the sample', lambda: (run / 'samples.jsonl').exists() and not (run / 'SAMPLE').exists(), 60)
-    page.wait('the sample on the page', "return document.body.innerText.includes('it writes')", 60)
+    page.wait('the sample on the page', "return document.body.innerText.includes('it wrote')", 60)
     time.sleep(3)
     page.shot('sample')
     page.press('stop cleanly')

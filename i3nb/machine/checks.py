@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 from fastcore.xml import B, Table, Td, Th, Tr, to_xml
 from ..base.commands import I3Error
+from ..base.plots import BADGES
 from ..core import I3Config, param_count
 from ..data.hub import hub_offline, hub_problem
 from ..data.sources import absolute_spec, open_sources
@@ -24,7 +25,7 @@ from .plan import TrainPlan
 from ..monitor.memory import GB
 
 # %% ../../nbs/machine/07_checks.ipynb #c045
-VERDICTS = dict(ok=('✓', '#0072B2'), warn=('!', '#B8860B'), stop=('✕', '#D55E00'))  # sign and colour, best first
+VERDICTS = dict(ok=('✓', 'blue'), warn=('!', 'amber'), stop=('✕', 'red'))  # sign and key of `BADGES`, best first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,9 @@ class Report(list):
     def _repr_html_(self):
         rows = [_table_row(Th, '', 'found', 'verdict', 'remedy')]
         for c in self:
-            sign, colour = VERDICTS[c.verdict]
-            rows.append(_table_row(Td, c.what, c.found, B(f'{sign} {c.verdict}', style=f'color:{colour}'), c.remedy))
+            sign, color = VERDICTS[c.verdict]
+            look = f'background:{BADGES[color]};color:white;padding:1px 7px;border-radius:9px;white-space:nowrap'
+            rows.append(_table_row(Td, c.what, c.found, B(f'{sign} {c.verdict}', style=look), c.remedy))
         return to_xml(Table(*rows, cls='i3nb-preflight'), indent=False)
 
     def as_dict(self) -> dict:

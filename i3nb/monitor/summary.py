@@ -8,7 +8,7 @@ __all__ = ['STATE_COLORS', 'facts', 'advice', 'summary_text', 'summary_html', 'c
 # %% ../../nbs/monitor/11_summary.ipynb #m1103
 from fastcore.xml import B, Br, Div, Span, Table, Td, Th, Tr, to_xml
 from ..base.files import STEP_FOLDERS
-from ..base.plots import THEMES
+from ..base.plots import BADGES, THEMES
 from .drawing import DisplayOptions
 from .metrics import format_seconds
 from .view import ENDED, RunView, usable_number
@@ -112,7 +112,7 @@ def _how_to_go_on(view: RunView) -> str:
     saved = sorted(p.name for p in view.folder.glob(STEP_FOLDERS))
     if not saved:
         return 'It left no checkpoint.'
-    return f'Start it again with the same folder and it goes on after {saved[-1]}.'
+    return f'Start it again with the same folder (in a notebook: run its cell again) and it goes on after {saved[-1]}.'
 
 
 def _advice_while_running(view: RunView) -> str:
@@ -153,7 +153,7 @@ def summary_text(
     return '\n'.join(lines + [advice(view)] * bool(advice(view)))
 
 # %% ../../nbs/monitor/11_summary.ipynb #c039
-STATE_COLORS = dict(running='#0072B2', finished='#009E73', stopped='#b37400', failed='#D55E00', lost='#D55E00')
+STATE_COLORS = dict(running='blue', finished='green', stopped='amber', failed='red', lost='red')  # keys of `BADGES`
 _GREY = 'rgba(128,128,128,.3)'
 _FAINT = dict(opacity='.75')
 _FRAME = {'padding': '10px 12px', 'border': f'1px solid {_GREY}', 'border-radius': '6px'}
@@ -201,7 +201,7 @@ def _sample_block(sample: dict | None):
     prompt, text = str(sample.get('prompt') or ''), sample['text']
     if not text.startswith(prompt):
         prompt = ''
-    when = Span(f'after step {sample["step"]:,} it writes', style={'font-size': '12px'} | _FAINT)
+    when = Span(f'what it wrote after step {sample["step"]:,}', style={'font-size': '12px'} | _FAINT)
     return Div(when, Br(), B(prompt), text[len(prompt) :], style=_SAMPLE)
 
 
@@ -211,7 +211,7 @@ def summary_html(
     extra: str = '',  # a line of text to add
 ) -> str:
     "The summary as HTML."
-    theme, color = THEMES[options.theme], STATE_COLORS.get(view.state, '#777777')
+    theme, color = THEMES[options.theme], BADGES[STATE_COLORS.get(view.state, 'grey')]
     page = {} if options.theme == 'auto' else {'background': theme.background, 'color': theme.text}
     frame = page | _FRAME | {'max-width': f'{options.width - 26}px', 'font': '13px/1.35 system-ui,sans-serif'}
     lines = [Div(s, style={'margin-top': '8px'}) for s in (advice(view), extra) if s]
