@@ -3,7 +3,7 @@
 python others.py --models i3,gpt2,mamba --rates 0.02,0.04 --seeds 0 --steps 150 --data FILES --val FILE --out FILE
 
 With `--seconds` instead of `--steps`, every run ends after so many seconds of processor time; evaluations do not count.
-All models train with Muon for matrices and AdamW for the rest, and use our compiled scan where they have one."""
+By default matrices learn with Muon and the rest with AdamW. All models use our compiled scan where they have one."""
 
 import argparse
 import json
@@ -52,32 +52,32 @@ PEERS = dict(  # about as many operations per token as i3-tiny
 MODELS = 'i3', 'i3-counts', *PEERS
 
 
-def ours(lr: float) -> Contender:
+def ours(recipe: str, lr: float) -> Contender:
     "i3-tiny."
     cfg = replace(I3Config.preset('i3-tiny'), vocab_size=VOCAB)
     model = I3Model(cfg)
-    optimizer = build_optimizer(model, 'muon', lr=lr)
+    optimizer = build_optimizer(model, recipe, lr=lr)
     losses = dict(nll=lambda x, y: model(x, y).lm_loss, loss=lambda x, y: model(x, y).loss, begin=None)
-    about = dict(flops=flops_per_token(cfg), micro=64, recipe='muon')
+    about = dict(flops=flops_per_token(cfg), micro=64, recipe=recipe)
     return Contender(name='i3', model=model, optimizer=optimizer, **about, **losses)
 
 
-def peer(name: str, lr: float) -> Contender:
+def peer(name: str, recipe: str, lr: float, adam_lr: float) -> Contender:
     "A model of `transformers`."
     model = small_peers.build(name, VOCAB, LENGTH, **PEERS[name])
 
     def nll(x, y):
         return F.cross_entropy(model(input_ids=x).logits.float().flatten(0, 1), y.flatten())
 
-    about = dict(flops=peer_flops(model, LENGTH), micro=64, recipe='muon')
-    optimizer = peer_optimizer(model, 'muon', lr)
+    about = dict(flops=peer_flops(model, LENGTH), micro=64, recipe=recipe)
+    optimizer = peer_optimizer(model, recipe, lr, adam_lr)
     return Contender(name=name, model=model, optimizer=optimizer, nll=nll, loss=nll, begin=None, **about)
 
 
 def train(name: str, lr: float, seed: int, data, a) -> dict:
     "A run; its line."
     seed_all(seed)
-    c = ours(lr) if name.startswith('i3') else peer(name, lr)
+    c = ours(a.recipe, lr) if name.startswith('i3') else peer(name, a.recipe, lr, a.adam_lr)
     if name == 'i3-counts':
         start_from_counts(c.model, data.train, data.weights, seed)
     batches, clock, step, losses, took = Batches(data, a.batch_size, LENGTH, seed), 0.0, 0, [], []
@@ -97,13 +97,17 @@ def train(name: str, lr: float, seed: int, data, a) -> dict:
     run = dict(steps=step, tokens=step * a.batch_size * LENGTH, cpu_seconds=clock, step_seconds=statistics.median(took))
     where = dict(batch_size=a.batch_size, precision=a.precision, device=device_name(torch.device('cpu')))
     losses = [round(x, 4) for x in losses[:: max(1, step // 60)]]
-    return dict(model=name, lr=lr, seed=seed, seconds=a.seconds, **size, **run, **found, **where, losses=losses)
+    return dict(
+        model=name, recipe=a.recipe, lr=lr, seed=seed, seconds=a.seconds, **size, **run, **found, **where, losses=losses
+    )
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--models', default=','.join(MODELS))
+    p.add_argument('--recipe', default='muon', help='muon, or adamw for all parameters')
     p.add_argument('--rates', default='0.02')
+    p.add_argument('--adam_lr', type=float, default=3e-3, help='of what Muon leaves to AdamW; not for i3')
     p.add_argument('--seeds', default='0')
     p.add_argument('--steps', type=int, default=150)
     p.add_argument('--seconds', type=float)

@@ -54,7 +54,7 @@ PEERS = dict(
 class Learner:
     "A model of ours or of `transformers`, with one interface."
 
-    def __init__(self, name: str, lr: float):
+    def __init__(self, name: str, recipe: str, lr: float):
         self.ours = name in OURS
         if self.ours:
             order, recurrence = OURS[name]
@@ -63,10 +63,10 @@ class Learner:
             cfg = I3Config(**{**vars(cfg), **SHAPE, **fields})
             with mock.patch('i3nb.model.make_blocks', stack(order, recurrence)):
                 self.model = I3Model(cfg)
-            self.optimizer = build_optimizer(self.model, 'muon', lr=lr)
+            self.optimizer = build_optimizer(self.model, recipe, lr=lr)
         else:
             self.model = small_peers.build(name, VOCAB, LONGEST, **PEERS[name])
-            self.optimizer = peer_optimizer(self.model, 'muon', lr)
+            self.optimizer = peer_optimizer(self.model, recipe, lr)
 
     def loss(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         "What to minimise."
@@ -109,7 +109,7 @@ def accuracies(learner: Learner, task, seed: int, tokens: int = 65536) -> dict:
 def train(name: str, task: str, lr: float, seed: int, a) -> dict:
     "A run; its line."
     seed_all(seed)
-    learner, generator = Learner(name, lr), torch.Generator().manual_seed(seed)
+    learner, generator = Learner(name, a.recipe, lr), torch.Generator().manual_seed(seed)
     began, points, losses = time.process_time(), [], []
     for step in range(a.steps):
         distance = some_distance(a.longest, generator)
@@ -130,13 +130,14 @@ def train(name: str, task: str, lr: float, seed: int, a) -> dict:
             print(name, task, lr, seed, json.dumps(points[-1]), flush=True)
     size = sum(p.numel() for p in learner.model.parameters())
     setting = dict(steps=a.steps, tokens=a.tokens, longest=a.longest, device=device_name(torch.device('cpu')))
-    return dict(model=name, task=task, lr=lr, seed=seed, params=size, **setting, points=points)
+    return dict(model=name, task=task, recipe=a.recipe, lr=lr, seed=seed, params=size, **setting, points=points)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--models', required=True)
     p.add_argument('--tasks', default='recall,copy')
+    p.add_argument('--recipe', default='muon', help='muon or adamw')
     p.add_argument('--rates', default='0.02')
     p.add_argument('--seeds', default='0')
     p.add_argument('--steps', type=int, default=1000)

@@ -8,6 +8,7 @@ NOISE = range(32, 48)
 COPY = 48  # the token that asks for the copy
 VOCAB = 49
 PAIRS = 4  # keys with their values in each text
+QUESTIONS = 16  # about these keys
 SYMBOLS = 8  # to be copied in each text
 
 
@@ -20,18 +21,18 @@ def recall(
     rows: int,
     distance: int,  # tokens of noise between the pairs and the questions
     generator: torch.Generator,
-) -> tuple:  # ids and targets, each (rows, 4 * PAIRS + distance); the target is -100 where nothing is asked
-    "Pairs of a key and a value, noise, then every key once more, in another order; after each its value is asked."
-    scores = torch.rand(rows, len(KEYS), generator=generator)
-    keys = scores.argsort(1)[:, :PAIRS] + KEYS.start
+) -> tuple:  # ids and targets, each (rows, 2 * PAIRS + distance + QUESTIONS); the target is -100 where nothing is asked
+    """Pairs of a key and a value, noise, then keys of these pairs; the target of each is its value.
+
+    The answers do not stand in the text: with them, a model could do well by eliminating values that were asked before."""
+    keys = torch.rand(rows, len(KEYS), generator=generator).argsort(1)[:, :PAIRS] + KEYS.start
     values = draw(VALUES, (rows, PAIRS), generator)
-    order = torch.rand(rows, PAIRS, generator=generator).argsort(1)
-    asked, answers = keys.gather(1, order), values.gather(1, order)
     told = torch.stack([keys, values], 2).flatten(1)
     noise = draw(NOISE, (rows, distance), generator)
-    ids = torch.cat([told, noise, torch.stack([asked, answers], 2).flatten(1)], 1)
+    which = torch.randint(0, PAIRS, (rows, QUESTIONS), generator=generator)
+    ids = torch.cat([told, noise, keys.gather(1, which)], 1)
     targets = torch.full_like(ids, -100)
-    targets[:, -2 * PAIRS :: 2] = answers
+    targets[:, -QUESTIONS:] = values.gather(1, which)
     return ids, targets
 
 
