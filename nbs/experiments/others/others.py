@@ -52,11 +52,12 @@ PEERS = dict(  # about as many operations per token as i3-tiny
 MODELS = 'i3', 'i3-counts', *PEERS
 
 
-def ours(recipe: str, lr: float) -> Contender:
+def ours(recipe: str, lr: float, adam_lr: float) -> Contender:
     "i3-tiny."
     cfg = replace(I3Config.preset('i3-tiny'), vocab_size=VOCAB)
     model = I3Model(cfg)
-    optimizer = build_optimizer(model, recipe, lr=lr)
+    rates = dict(lr=lr, adam_lr=adam_lr) if recipe == 'muon' else dict(lr=lr)
+    optimizer = build_optimizer(model, recipe, **rates)
     losses = dict(nll=lambda x, y: model(x, y).lm_loss, loss=lambda x, y: model(x, y).loss, begin=None)
     about = dict(flops=flops_per_token(cfg), micro=64, recipe=recipe)
     return Contender(name='i3', model=model, optimizer=optimizer, **about, **losses)
@@ -77,7 +78,8 @@ def peer(name: str, recipe: str, lr: float, adam_lr: float) -> Contender:
 def train(name: str, lr: float, seed: int, data, a) -> dict:
     "A run; its line."
     seed_all(seed)
-    c = ours(a.recipe, lr) if name.startswith('i3') else peer(name, a.recipe, lr, a.adam_lr)
+    rates = a.recipe, lr, a.adam_lr
+    c = ours(*rates) if name.startswith('i3') else peer(name, *rates)
     if name == 'i3-counts':
         start_from_counts(c.model, data.train, data.weights, seed)
     batches, clock, step, losses, took = Batches(data, a.batch_size, LENGTH, seed), 0.0, 0, [], []
@@ -97,9 +99,8 @@ def train(name: str, lr: float, seed: int, data, a) -> dict:
     run = dict(steps=step, tokens=step * a.batch_size * LENGTH, cpu_seconds=clock, step_seconds=statistics.median(took))
     where = dict(batch_size=a.batch_size, precision=a.precision, device=device_name(torch.device('cpu')))
     losses = [round(x, 4) for x in losses[:: max(1, step // 60)]]
-    return dict(
-        model=name, recipe=a.recipe, lr=lr, seed=seed, seconds=a.seconds, **size, **run, **found, **where, losses=losses
-    )
+    who = dict(model=name, recipe=a.recipe, lr=lr, adam_lr=a.adam_lr, seed=seed, seconds=a.seconds)
+    return dict(**who, **size, **run, **found, **where, losses=losses)
 
 
 def main():
@@ -107,7 +108,7 @@ def main():
     p.add_argument('--models', default=','.join(MODELS))
     p.add_argument('--recipe', default='muon', help='muon, or adamw for all parameters')
     p.add_argument('--rates', default='0.02')
-    p.add_argument('--adam_lr', type=float, default=3e-3, help='of what Muon leaves to AdamW; not for i3')
+    p.add_argument('--adam_lr', type=float, default=3e-3, help='of what Muon leaves to AdamW')
     p.add_argument('--seeds', default='0')
     p.add_argument('--steps', type=int, default=150)
     p.add_argument('--seconds', type=float)

@@ -24,7 +24,7 @@ def recall(
 ) -> tuple:  # ids and targets, each (rows, 2 * PAIRS + distance + QUESTIONS); the target is -100 where nothing is asked
     """Pairs of a key and a value, noise, then keys of these pairs; the target of each is its value.
 
-    The answers do not stand in the text: with them, a model could do well by eliminating values that were asked before."""
+    The answers do not stand in the text: with them, a model could name a value that was not asked yet."""
     keys = torch.rand(rows, len(KEYS), generator=generator).argsort(1)[:, :PAIRS] + KEYS.start
     values = draw(VALUES, (rows, PAIRS), generator)
     told = torch.stack([keys, values], 2).flatten(1)
