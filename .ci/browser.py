@@ -277,12 +277,14 @@ def write_in_box(page: Page):
     page.wait('its prompt', lambda: field.get_attribute('value') == 'Once upon a time', 20)
     page.shot('box', WRITTEN, 'center')
     field.clear()
-    field.send_keys('Once upon a time there was a frog')
+    prompt = 'Once upon a time there was a frog'
+    field.send_keys(prompt)
     page.press('write on')
     page.wait('the prompt taken up', lambda: field.get_attribute('value') == '', 60)
-    page.wait('a story', lambda: len(page.js(STORY)) > 60, 60)
+    # A model that has learned for a minute may end its text after a word, or at once.
+    page.wait('a story', lambda: len(page.js(STORY)) > len(prompt) or page.js(BOX_SAYS) == ENDS[1], 60)
     page.wait('its end', lambda: not page.js(BOX_SAYS).startswith('writing'), 120)
-    assert page.js(STORY).startswith('Once upon a time there was a frog')
+    assert page.js(STORY).startswith(prompt)
     page.shot('story', WRITTEN, 'center')
     page.wait('the sliders of length and temperature', LONGEST, 20)
     for word in ('The frog', 'Then', 'One day', 'And', 'But'):  # a text may end before it can be stopped
