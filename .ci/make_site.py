@@ -147,8 +147,16 @@ def linkify(text, lookup):
             parts += [text[at : match.start()], match[0]]
             at = match.end()
     parts.append(text[at:])
-    parts[::2] = [lookup.linkify(part) or part for part in parts[::2]]  # None for an empty text
-    return ''.join(parts)
+    parts[::2] = [_linkify_lines(part, lookup) for part in parts[::2]]
+    linked = ''.join(parts)
+    assert linked.count('\n') == text.count('\n'), 'words at the ends of lines run together'
+    return linked
+
+
+def _linkify_lines(text, lookup):
+    "nbdev gives None for an empty text, and drops the last end of a line"
+    lines = text.rstrip('\n')
+    return (lookup.linkify(lines) or lines) + text[len(lines) :]
 
 
 def part_headings(text, names):
