@@ -21,38 +21,21 @@ STACKS = dict(hybrid=(10, 6), attention=(0, 16), recurrence=(16, 0))  # recurren
 GPT2 = dict(n_embd=1024, n_layer=13, n_head=16)  # about as many parameters as i3-300m
 
 
-def ours(n_hybrid: int, n_attn: int) -> Contender:
-    cfg = replace(I3Config(), n_hybrid=n_hybrid, n_attn=n_attn)
-    model = I3Model(cfg)
-    optimizer, nll = build_optimizer(model, 'adamw'), lambda x, y: model(x, y).loss
-    return Contender(
-        name='i3', model=model, optimizer=optimizer, flops=0, micro=ROWS, recipe='adamw', nll=nll, loss=nll, begin=None
-    )
+def ours(name: str) -> tuple:  # model, optimizer, loss
+    "The papers' model with other numbers of blocks."
+    n_hybrid, n_attn = STACKS[name]
+    model = I3Model(replace(I3Config(), n_hybrid=n_hybrid, n_attn=n_attn))
+    return model, build_optimizer(model, 'adamw'), lambda x, y: model(x, y).loss
 
 
-def gpt2() -> Contender:
+def gpt2() -> tuple:  # model, optimizer, loss
+    "GPT-2; imported here, because `transformers` takes memory that the other models do not need."
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'others'))
     import small_peers
     from i3nb.bench.peers import peer_optimizer
 
     model = small_peers.build('gpt2', I3Config().vocab_size, LENGTH, **GPT2)
-
-    def nll(x, y):
-        logits = model(input_ids=x).logits.float()
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-
-    optimizer = peer_optimizer(model)
-    return Contender(
-        name='gpt2',
-        model=model,
-        optimizer=optimizer,
-        flops=0,
-        micro=ROWS,
-        recipe='adamw',
-        nll=nll,
-        loss=nll,
-        begin=None,
-    )
+    return model, peer_optimizer(model), small_peers.token_loss(model)
 
 
 def peak() -> int:
@@ -65,8 +48,10 @@ def measure(name: str, precision: str):
     "Two steps of one model; prints a line."
     before = peak()
     torch.manual_seed(0)
-    c = gpt2() if name == 'gpt2' else ours(*STACKS[name])
-    params = sum(p.numel() for p in c.model.parameters())
+    model, optimizer, loss = gpt2() if name == 'gpt2' else ours(name)
+    params = sum(p.numel() for p in model.parameters())
+    parts = dict(model=model, optimizer=optimizer, nll=loss, loss=loss, begin=None)
+    c = Contender(name=name, flops=0, micro=ROWS, recipe='adamw', **parts)
     for _ in range(2):
         x = torch.randint(0, I3Config().vocab_size, (ROWS, LENGTH + 1))
         one_step(c, x[:, :-1], x[:, 1:], precision)

@@ -2,7 +2,6 @@
 
 python others.py --models i3,gpt2,mamba --rates 0.02,0.04 --seeds 0 --steps 150 --data FILES --val FILE --out FILE
 
-With `--seconds` instead of `--steps`, every run ends after so many seconds of processor time; evaluations do not count.
 By default matrices learn with Muon and the rest with AdamW. All models use our compiled scan where they have one."""
 
 import argparse
@@ -12,7 +11,6 @@ import time
 from dataclasses import replace
 import small_peers
 import torch
-import torch.nn.functional as F
 from i3nb.base.devices import seed_all
 from i3nb.bench.ceiling import device_name
 from i3nb.bench.contenders import Contender, one_step
@@ -66,13 +64,10 @@ def ours(recipe: str, lr: float, adam_lr: float) -> Contender:
 def peer(name: str, recipe: str, lr: float, adam_lr: float) -> Contender:
     "A model of `transformers`."
     model = small_peers.build(name, VOCAB, LENGTH, **PEERS[name])
-
-    def nll(x, y):
-        return F.cross_entropy(model(input_ids=x).logits.float().flatten(0, 1), y.flatten())
-
+    losses = dict.fromkeys(('nll', 'loss'), small_peers.token_loss(model))
     about = dict(flops=peer_flops(model, LENGTH), micro=64, recipe=recipe)
     optimizer = peer_optimizer(model, recipe, lr, adam_lr)
-    return Contender(name=name, model=model, optimizer=optimizer, nll=nll, loss=nll, begin=None, **about)
+    return Contender(name=name, model=model, optimizer=optimizer, begin=None, **about, **losses)
 
 
 def train(name: str, lr: float, seed: int, data, a) -> dict:
@@ -82,25 +77,22 @@ def train(name: str, lr: float, seed: int, data, a) -> dict:
     c = ours(*rates) if name.startswith('i3') else peer(name, *rates)
     if name == 'i3-counts':
         start_from_counts(c.model, data.train, data.weights, seed)
-    batches, clock, step, losses, took = Batches(data, a.batch_size, LENGTH, seed), 0.0, 0, [], []
-    done = 0.0
-    while done < 1:
+    batches, losses, took = Batches(data, a.batch_size, LENGTH, seed), [], []
+    for step in range(a.steps):
         began = time.process_time()
-        c.optimizer.set_lr_scale(lr_scale(done, step, a.warmup, fall=0.6))
+        c.optimizer.set_lr_scale(lr_scale(step / a.steps, step, a.warmup, fall=0.6))
         losses.append(one_step(c, *next(batches), a.precision))
         took.append(time.process_time() - began)
-        step += 1
-        clock += took[-1]
-        done = clock / a.seconds if a.seconds else step / a.steps
     c.model.eval()
     tests = dict(precision=a.precision, max_docs=a.docs)
     found = window_quality(c.nll, data.val, data.tokenizer, LENGTH, **tests)
     size = dict(params=sum(p.numel() for p in c.model.parameters()), flops=c.flops)
-    run = dict(steps=step, tokens=step * a.batch_size * LENGTH, cpu_seconds=clock, step_seconds=statistics.median(took))
+    run = dict(steps=a.steps, tokens=a.steps * a.batch_size * LENGTH)
+    time_of = dict(cpu_seconds=sum(took), step_seconds=statistics.median(took))
     where = dict(batch_size=a.batch_size, precision=a.precision, device=device_name(torch.device('cpu')))
-    losses = [round(x, 4) for x in losses[:: max(1, step // 60)]]
-    who = dict(model=name, recipe=a.recipe, lr=lr, adam_lr=a.adam_lr, seed=seed, seconds=a.seconds)
-    return dict(**who, **size, **run, **found, **where, losses=losses)
+    losses = [round(x, 4) for x in losses[:: max(1, a.steps // 60)]]
+    who = dict(model=name, recipe=a.recipe, lr=lr, adam_lr=a.adam_lr, seed=seed)
+    return dict(**who, **size, **run, **time_of, **found, **where, losses=losses)
 
 
 def main():
@@ -111,7 +103,6 @@ def main():
     p.add_argument('--adam_lr', type=float, default=3e-3, help='of what Muon leaves to AdamW')
     p.add_argument('--seeds', default='0')
     p.add_argument('--steps', type=int, default=150)
-    p.add_argument('--seconds', type=float)
     p.add_argument('--batch_size', type=int, default=8)
     p.add_argument('--warmup', type=int, default=5, help='steps')
     p.add_argument('--precision', default='bf16')

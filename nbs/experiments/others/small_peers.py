@@ -52,3 +52,12 @@ def build(
     transformers.logging.set_verbosity_error()
     config = transformers.AutoConfig.for_model(kind, **shape)
     return transformers.AutoModelForCausalLM.from_config(config).train()
+
+
+def token_loss(model: transformers.PreTrainedModel):
+    "The mean cross-entropy of (x, y), as `transformers` computes it: from all logits at once, in fp32."
+
+    def nll(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(input_ids=x).logits.float().flatten(0, 1), y.flatten())
+
+    return nll
