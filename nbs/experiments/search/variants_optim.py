@@ -237,7 +237,7 @@ def rising_momentum(low: float = 0.85, steps: int = 60):
 
 
 VARIANTS = {
-    **{f'lr-{lr}': recipe(lr=lr) for lr in (0.01, 0.014, 0.03, 0.04, 0.06)},
+    **{f'lr-{lr}': recipe(lr=lr) for lr in (0.005, 0.007, 0.01, 0.014, 0.03, 0.04, 0.06)},
     **{f'adam-{lr}': recipe(adam_lr=lr) for lr in (0.0015, 0.006, 0.01)},
     **{f'embed-x{k}': table_rate(k) for k in (0.3, 3, 10, 30)},
     **{f'head-x{k}': head_rate(k) for k in (0.3, 2, 3)},
