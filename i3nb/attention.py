@@ -108,7 +108,7 @@ def check_patterns(cfg: I3Config):
             raise I3Error(f'attention pattern {name!r} hides a query from itself; its mask must be True where gap is 0')
         if not seen[i].equal(later[i]):
             period = attn_period(cfg)
-            raise I3Error(f'attention pattern {name!r} does not repeat with the period {period}; set its own')
+            raise I3Error(f'attention pattern {name!r} does not repeat after {period} tokens; give it its own `period`')
 
 # %% ../nbs/05_attention.ipynb #c018
 @form('attention', 'dense', serves=by_name_only)
@@ -210,7 +210,8 @@ def sliding_sdpa(
 
     def with_previous(x):
         x = x.view(b, n, h, window, e)
-        return torch.cat([torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1), x], 3).flatten(0, 1)
+        previous = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)  # zeros before the first block
+        return torch.cat([previous, x], 3).flatten(0, 1)  # (b·n, h, 2·window, e)
 
     gap = torch.arange(window, 2 * window, device=q.device)[:, None] - torch.arange(2 * window, device=q.device)
     seen = ((gap >= 0) & (gap < window)).repeat(n, 1, 1)  # (n, window, 2·window)

@@ -398,7 +398,7 @@ def write_from_pipe(
 @call_parse
 def i3nb_generate(
     model: str,  # folder of a trained model
-    prompt: Text = None,  # the text begins so; default: type lines, or each line of a pipe is one
+    prompt: Text = None,  # how the text begins; default: what you type, or each line of a pipe
     *,
     sampling: Sampling,  # how texts are drawn
     n: Annotated[int, Range(1, 1024)] = 1,  # samples; sample i draws with seed + i

@@ -257,7 +257,7 @@ def i3nb_train(
     reading: ReadOptions,  # how text is taken from the data
     device: str = 'auto',  # cpu, cuda, cuda:1
     processes: Annotated[int, Range(1, 1024)] = 1,  # this many processes share each batch: one for each GPU
-    # rows of the model, and most entries of its tokenizer; default: as many as the tokenizer has, at most the preset's
+    # rows of embedding and head, the tokenizer's limit; default: what the tokenizer needs, at most the preset's
     vocab_size: Count = None,
     tokenizer: str = None,  # folder of a trained tokenizer, instead of training one
     recompute: bool = False,  # recompute blocks in the backward pass: less memory, more time
@@ -319,9 +319,7 @@ def i3nb_eval(
     m, tok = I3Model.from_pretrained(model, where), ChunkTokenizer.load(model)
     docs = [tok.encode(text) for source in sources for text, _ in source.read()]
     tell_reading(sources)
-    found, text = (
-        evaluate(m, docs, tok, pick_precision(where, precision), eval_docs, progress=True),
-        text_read(tok.keeps_case),
-    )
+    found = evaluate(m, docs, tok, pick_precision(where, precision), eval_docs, progress=True)
+    text = text_read(tok.keeps_case)
     print(f'{found["bits_per_byte"]:.3f} bits per byte of {text}', file=sys.stderr)
     print(json.dumps(found | dict(text=text)))

@@ -230,6 +230,7 @@ class _Rows:
         "Subtract the table's probabilities from `p`."
         begin, n = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
         row = torch.repeat_interleave(torch.arange(len(rows), device=p.device), n)
+        # the rows' pairs, one row after another: where each of them lies in the table
         place = torch.arange(len(row), device=p.device) + (begin - n.cumsum(0) + n)[row]
         p.addr_(self.rest[rows], self.base, alpha=-1)
         p.index_put_((row, self.second[place]), -self.seen[place], accumulate=True)

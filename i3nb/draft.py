@@ -63,7 +63,7 @@ class Reader:
     ) -> Kept:
         "Keep the memory of a beginning."
         made = Kept(list(ids), scores, state if isinstance(state, list) else state.state())
-        self.kept = [k for k in self.kept if k.ids != made.ids][1 - self.most :] + [made]
+        self.kept = ([k for k in self.kept if k.ids != made.ids] + [made])[-self.most :]
         return made
 
     def forget(self, one: Kept):

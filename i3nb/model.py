@@ -437,7 +437,7 @@ def flops_per_token(cfg: I3Config) -> int:
     table = param_table(cfg)
     table['experts'] = table['experts'] * cfg.top_k // cfg.n_experts  # the other experts are idle
     active = sum(table[piece] for piece in MULTIPLIED)
-    scan = cfg.n_hybrid * cfg.d_inner * cfg.d_state * 7
+    scan = cfg.n_hybrid * cfg.d_inner * cfg.d_state * 7  # forward, per state and token (counted in kernels/26)
     heads = sum(cfg.attn_heads or (cfg.n_heads,) * cfg.n_attn)  # over all layers
     windows = heads * 2 * 2 * cfg.head_dim * keys_per_token(cfg)
     return 6 * active + 3 * (scan + windows)

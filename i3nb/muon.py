@@ -244,7 +244,7 @@ class Muon(PlainOptimizer):
         rank: int,  # of this process, from 0
         size: int,  # processes
     ):
-        "Work as process `rank` of `size` that have equal gradients; all must have one `ns_dtype`."
+        "Work as process `rank` of `size` processes with equal gradients; all must use the same `ns_dtype`."
         self.team = Team(rank, size)
 
     @torch.no_grad()

@@ -31,14 +31,14 @@ class Wave(NamedTuple):
     first: int  # the owner of the first one; the next process owns the next one
 
     def sizes(self, rank: int, size: int) -> tuple:
-        "The numbers that process `rank` of `size` holds of each owner's matrix, and each process's of the one it owns."
+        "How many numbers process `rank` of `size` sends to each owner, and how many it gets from each process."
         rows, cols = self.params[0].shape
         held = [n * cols for n in shard_rows(rows, size)]
         owned = [(owner - self.first) % size < len(self.params) for owner in range(size)]
         return [held[rank] * has for has in owned], [n * owned[rank] for n in held]
 
-    def order(self, rank: int, size: int) -> list:
-        "Numbers of the wave's matrices in the order of their owners."
+    def order(self, size: int) -> list:
+        "Indices of the wave's matrices in the order of their owners."
         places = [(owner - self.first) % size for owner in range(size)]
         return [i for i in places if i < len(self.params)]
 
@@ -108,7 +108,7 @@ class ShardedMuon(Muon):
 def _gather(self: ShardedMuon, wave: Wave, rank: int, size: int, process_group) -> tuple:
     "Send rows of the next momenta to the owners; what this process receives (numbers,), and the sending."
     mine = []
-    for i in wave.order(rank, size):
+    for i in wave.order(size):
         p, mu = wave.params[i], wave.group['momentum']
         grad, momentum = own_rows(p.grad), own_rows(self.state[p]['momentum'])
         average_gradient(grad, momentum, mu)
@@ -136,11 +136,11 @@ def _scatter(self: ShardedMuon, wave: Wave, whole, rank: int, size: int, process
 
 @patch
 def _move(self: ShardedMuon, wave: Wave, rows, rank: int, size: int):
-    "Move the rows of each matrix of a wave that this process holds."
+    "Update this process's rows of each matrix of a wave with the directions received."
     rows_all, cols = wave.params[0].shape
     rate, keep = step_factors((rows_all // wave.group['parts'], cols), wave.group)
     own = own_rows(wave.params[0])
     each = rows.to(own.dtype).split(own.numel()) if own.numel() else ()
-    for i, direction in zip(wave.order(rank, size), each):
+    for i, direction in zip(wave.order(size), each):
         w = own_rows(wave.params[i])
         w.mul_(keep).add_(direction.view_as(w), alpha=-rate)

@@ -54,7 +54,8 @@ def open_prompt(
         return ids, OpenText(None)
     ends = tokenizer.byte_lengths[ids].cumsum()
     sure = len(to_bytes(text[: max(len(text) - SURE, 0)]))
-    certain, begins = int((ends <= sure).sum()), lambda piece: len(piece) > 1 and piece[:1] == b' '
+    certain = int((ends <= sure).sum())
+    begins = lambda piece: len(piece) > 1 and piece[:1] == b' '  # whether a token begins a segment
     start = next((n for n in reversed(range(certain)) if begins(tokenizer.pieces[ids[n]])), 0)
     encoding = Encoding(tokenizer)
     for token in ids[start:certain]:

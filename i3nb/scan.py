@@ -92,12 +92,13 @@ class _SegmentedScan(Function):
             s = slice(i * _SegmentedScan.SEGMENT, (i + 1) * _SegmentedScan.SEGMENT)
             decay, h = _states(kept[i], u[:, s], delta[:, s], A, B[:, s])
             gs, g = _state_gradients(g, decay, C[:, s], dy[:, s])
-            gB, gah = (gs * B[:, s, None]).sum(-1), gs * decay * h[:, :-1]
+            gB = (gs * B[:, s, None]).sum(-1)  # (b, s, c)
+            g_rate = gs * decay * h[:, :-1]  # (b, s, c, n) gradient of delta * A
             dC[:, s] = torch.einsum('btc,btcn->btn', dy[:, s], h[:, 1:])
             dB[:, s] = torch.einsum('btc,btcn->btn', (delta * u)[:, s], gs)
             du[:, s] = delta[:, s] * gB + D * dy[:, s]
-            ddelta[:, s] = (gah * A).sum(-1) + u[:, s] * gB
-            dA += torch.einsum('btc,btcn->cn', delta[:, s], gah)
+            ddelta[:, s] = (g_rate * A).sum(-1) + u[:, s] * gB
+            dA += torch.einsum('btc,btcn->cn', delta[:, s], g_rate)
         return du, ddelta, dA, dB, dC, dD, g
 
 

@@ -96,7 +96,8 @@ def with_part(
         if place is None:
             return []
     text, start = before + part, 0
-    for known in place.parts:
+    for known in place.parts:  # if a longer token begins where `known` does, the tokenizer would have taken that one
+        # shorter ends were checked when the earlier parts were added: only those inside the new part are left
         ends = range(max(start + len(known), len(before)) + 1, min(start + 3, len(text)) + 1)
         if any(text[start:end] in ids for end in ends):
             return []

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'MOST_JSON', 'CONFIG_FILE', 'WEIGHTS_FILE', 'TOKENIZER_FILE', 'METRICS_FILE', 'SAMPLES_FILE',
-           'SETTINGS_FILE', 'STATUS_FILE', 'CHECKPOINTS', 'STEP_FOLDERS', 'STATE_FILE', 'SHARD_FILES', 'MANIFEST_FILE',
-           'STOP_REQUEST', 'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'writer_mark',
-           'unfinished_name', 'flush_to_disk', 'replacing', 'write_atomic', 'scratch_folder', 'building_folder',
-           'append_whole', 'checksum', 'load_json', 'read_json', 'sweep_unfinished', 'try_lock']
+           'SETTINGS_FILE', 'STATUS_FILE', 'CHECKPOINTS', 'STATE_FILE', 'SHARD_FILES', 'MANIFEST_FILE', 'STOP_REQUEST',
+           'SAMPLE_REQUEST', 'LAUNCH_FILE', 'LOG_FILE', 'EXIT_FILE', 'PLOT_FILE', 'writer_mark', 'unfinished_name',
+           'flush_to_disk', 'replacing', 'write_atomic', 'scratch_folder', 'building_folder', 'append_whole',
+           'checksum', 'load_json', 'read_json', 'step_folders', 'sweep_unfinished', 'try_lock']
 
 # %% ../../nbs/base/02_files.ipynb #z94391
 import contextlib
@@ -157,7 +157,6 @@ SAMPLES_FILE = 'samples.jsonl'  # stories during training: written by the traine
 SETTINGS_FILE = 'settings.json'  # what the run began with: written by the trainer, read by whoever resumes it
 STATUS_FILE = 'run.json'  # who trains, and how it went: written by the trainer, read by views and the launcher
 CHECKPOINTS = 'checkpoints'  # folder of the folders `step-…`: written by the trainer, read by whoever resumes it
-STEP_FOLDERS = f'{CHECKPOINTS}/step-*'  # a pattern: these folders, seen from the run folder
 STATE_FILE = 'state.pt'  # in a checkpoint: all that training needs besides the weights
 SHARD_FILES = 'shard-*.safetensors'  # a pattern: in a checkpoint of divided weights, instead of one file with weights
 MANIFEST_FILE = 'manifest.json'  # in a checkpoint: size and checksum of its other files
@@ -167,6 +166,15 @@ LAUNCH_FILE = 'launch.json'  # how the process was started: written and read by 
 LOG_FILE = 'train.log'  # what the process printed: written by the process, read by the launcher
 EXIT_FILE = '.exit'  # the status that the process ended with: written by its shell, read by the launcher
 PLOT_FILE = 'plot.png'  # the curves: written by `i3nb_train`
+
+# %% ../../nbs/base/02_files.ipynb #44435473
+def step_folders(run: Path) -> list:
+    "The folders `checkpoints/step-…` of a run, fewest steps first."
+    found = {}
+    for path in Path(run).glob(f'{CHECKPOINTS}/step-*'):
+        if number := re.fullmatch(r'step-(\d+)', path.name):
+            found[path] = int(number[1])
+    return sorted(found, key=found.get)
 
 # %% ../../nbs/base/02_files.ipynb #c8acb6e
 _UNFINISHED = re.compile(r'\.(?:saving-|.+\.)((\d+)-[0-9a-f]{8})-[0-9a-f]{8}')  # 1: the writer; 2: its process id

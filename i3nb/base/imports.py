@@ -26,7 +26,7 @@ def bring(
     module: str,  # to import
     name: str,  # of the library that it comes with, already imported
 ):
-    "Import a module. If it needs one of which only a part is there yet, it has to wait; if it fails otherwise, warn."
+    "Import a module. If it needs one that is only half imported yet, it waits; any other failure is a warning."
     try:
         importlib.import_module(module)
     except (ImportError, AttributeError) as e:

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 from .commands import I3Error
-from .files import CHECKPOINTS, MANIFEST_FILE, SHARD_FILES, STATUS_FILE, STEP_FOLDERS, WEIGHTS_FILE, read_json
+from .files import CHECKPOINTS, MANIFEST_FILE, SHARD_FILES, STATUS_FILE, WEIGHTS_FILE, read_json, step_folders
 
 # %% ../../nbs/base/10_saved.ipynb #c117b9e
 class SavedModel(NamedTuple):
@@ -57,10 +57,10 @@ def find_model(
     own, state = SavedModel(folder / WEIGHTS_FILE, None), read_json(folder / STATUS_FILE).get('state')
     if own.weights.exists() and state in (None, 'finished') and run_of(folder) == folder:
         return own
-    for checkpoint in [folder, *sorted(folder.glob(STEP_FOLDERS), reverse=True)]:
+    for checkpoint in [folder, *reversed(step_folders(folder))]:
         if found := _in_checkpoint(checkpoint):
             return found
         if any(checkpoint.glob(SHARD_FILES)):
-            remedy = 'its model appears when it has ended; start its command again'
-            raise I3Error(f'{str(folder)!r}: this run with --shard was stopped before its end, and {remedy}')
+            remedy = 'its model appears when it has ended; if it was stopped, start its command again'
+            raise I3Error(f'{str(folder)!r}: this run with --shard has not ended, and {remedy}')
     return own

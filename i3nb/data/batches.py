@@ -97,7 +97,7 @@ class Batches:
             raise I3Error('data: there are no training documents; give other --data')
         if self.b < 1 or self.b % self.world:
             raise I3Error(
-                f'data: batch_size={self.b} does not divide by {self.world} processes; use a multiple of {self.world}'
+                f'data: batch_size={self.b} cannot be shared by {self.world} processes; use a multiple of {self.world}'
             )
         if not 0 <= self.rank < self.world:
             raise I3Error(f'data: rank={self.rank} is not below world_size={self.world}')
@@ -110,7 +110,10 @@ class Batches:
                     'give more text or a smaller --seq_len'
                 )
         if len(weights) != len(self.streams) or not all(0 < w <= MOST_WEIGHT for w in weights):
-            raise I3Error(f'data: weights={list(weights)} must be {len(self.streams)} positive numbers, one a source')
+            raise I3Error(
+                f'data: weights={list(weights)} must be one number for each source (here {len(self.streams)}), '
+                f'above 0 and at most {MOST_WEIGHT:g}'
+            )
 
     def locate(
         self,

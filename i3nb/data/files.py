@@ -65,7 +65,7 @@ def _few(names, most=3):
 
 
 class Report:
-    "What happened while a source was read. Nothing counts twice if it is read twice, the first time for the tokenizer."
+    "What happened while a source was read. It is read twice, first for the tokenizer, but everything counts once."
 
     def __init__(self):
         self.told = {}  # topic -> the line that was printed

@@ -245,9 +245,9 @@ def read_csv(file: DataFile):
 @contextmanager
 def _seekable(file):
     "The file, decompressed to a temporary file if necessary: Parquet is read from its end."
-    file_with_place = tempfile.TemporaryFile() if next(file.bytes(), None) and file.compression else None
-    with file_with_place or open(file.path, 'rb') as f:
-        if file_with_place:
+    next(file.bytes(), None)  # the first block shows whether the file is compressed
+    with tempfile.TemporaryFile() if file.compression else open(file.path, 'rb') as f:
+        if file.compression:
             for block in file.bytes():
                 f.write(block)
             f.seek(0)

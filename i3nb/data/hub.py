@@ -139,6 +139,8 @@ def _reason_and_remedy(e: Exception) -> str:
     "Why a data set cannot be read, and what to do."
     if local := _local_problem(e):
         return f'{local[0]}; {local[1]}, or give a local file'
+    if str(e).startswith('Unknown split'):  # the library's message goes on with the splits that there are
+        return f'{_hub_reason(e)}; name one of these after the colon'
     return _hub_reason(e) + _remedy()
 
 

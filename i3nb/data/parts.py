@@ -86,7 +86,7 @@ class Corpus:
     "What decides the parts of a source."
 
     files: list  # paths, in order
-    stem: str  # with which the names of training shards begin; before those of validation shards stands `val`
+    stem: str  # names of training shards begin with it, those of validation shards with `val` and then it
     many: bool  # files that cannot be read are left out
     reading: dict  # fields of `ReadOptions`
     limit: int  # hashes below it go to validation

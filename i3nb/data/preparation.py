@@ -123,7 +123,7 @@ def plan_data(
         raise I3Error(f'data: val_fraction={val_fraction} must be 0 (no validation) or between 0 and 1; try 0.01')
     for name, value in dict(others, max_mb=max_mb).items():
         if name in ('max_mb', 'tokenizer_mb', 'shard_tokens') and value is not None and not 0 < value < math.inf:
-            raise I3Error(f'data: {name}={value} must be positive; leave it out for the usual')
+            raise I3Error(f'data: {name}={value} must be a positive number; leave it out for the usual value')
     if not 0 <= others['seed'] < 1 << 64:
         raise I3Error(f'data: seed={others["seed"]} must be from 0 to 2**64 - 1')
     others['keep_case'] = _case(others['tokenizer'], others['keep_case'])
@@ -161,7 +161,7 @@ def _nothing_left(name, split):
     if split.least_hash < 2**64:
         return I3Error(
             f'data: all documents of {name!r} fall to validation, as there are too few, or copies of one; '
-            'give --val_data, or part documents by blank lines'
+            'give --val_data, or separate documents by blank lines'
         )
     return I3Error(
         f'data: {name!r} has no text left to train on '

@@ -253,9 +253,8 @@ def _with_files(source, what):
     if source.files:
         return source
     skipped = f' ({source.summary()})' if source.report.left_out else ''
-    raise I3Error(
-        f'data: {what} {source.name!r} holds no {source.split} files; it needs {format_names()} files{skipped}'
-    )
+    of = '' if source.split == 'train' else f' of the split {source.split!r}'
+    raise I3Error(f'data: {what} {source.name!r} has no files{of} that can be read; use {format_names()}{skipped}')
 
 
 def _check_spelling(base):

@@ -31,7 +31,7 @@ def clean_text(text: str) -> str:
 
 def end_of_training(
     text: str,  # a document
-    fraction: float,  # for validation; of a short text more: a tenth, or 2,000 characters if that is less
+    fraction: float,  # share for validation; at least 2,000 characters, or a tenth of a text of less than 20,000
 ) -> int:  # 0 if it is a single word
     "Where the training part of a single document ends: before white space."
     end = len(text) - int(max(len(text) * fraction, min(2000, len(text) / 10)))

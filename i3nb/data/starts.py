@@ -32,7 +32,7 @@ def first_segments(
 def usual_start(
     data: Prepared,
 ) -> str:  # empty if no document has a whole segment
-    "The longest beginning that at least a hundredth of the documents, and two, share; else that of one document."
+    "The longest beginning that at least two documents and a hundredth of all share; else that of a single document."
     starts = [s for stream in data.train for s in first_segments(stream, data.tokenizer)]
     for length in range(START_SEGMENTS, 0, -1):
         (start, n), *_ = Counter(s[:length] for s in starts if len(s) >= length).most_common(1) or [((), 0)]

@@ -69,7 +69,7 @@ def print_parts(
 @call_parse
 def i3nb_tokenize(
     *,
-    # hub id, file ({formats}), folder, pattern, several with commas, each with =weight; auto; synthetic
+    # hub id, file ({formats}), folder or pattern; or several, with commas between, each with =weight; auto; synthetic
     data: str = 'auto',
     val_data: str = None,  # validation data; default: the source's own, else a split by hash
     vocab_size: Count = I3Config.vocab_size,  # of the tokenizer to train

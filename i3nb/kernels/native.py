@@ -275,7 +275,8 @@ def _examine(command: tuple) -> Compiler:
         said = f'the C compiler {name!r} does not work ({why})'
         return Compiler(command, problem=f'{said}: a CPU trains at most half as fast; {INSTALL}')
     asked = ' '.join(_attempts()[0])
-    slower = f'the C compiler {name!r} fails with {asked} ({first}): so its code will be slower' if first else None
+    slower = f'the C compiler {name!r} fails with {asked} ({first}), so its code is slower; try a newer one in CC'
+    slower = slower if first else None
     return Compiler(command, tuple(map(tuple, attempts)), slower)
 
 

@@ -142,8 +142,7 @@ def _operand_types(
 
 def _assign(to: str, expression: str, types: tuple, values: list, shared: list) -> str:
     "A statement that computes `expression` of a, b and c."
-    names = ', '.join(f'{name} = {_value(x, t, shared)}' for name, x, t in zip('abc', values, types))
-    declared = ' '.join(f'auto {part};' for part in re.split(r', (?=[abc] = )', names))
+    declared = ' '.join(f'auto {name} = {_value(x, t, shared)};' for name, x, t in zip('abc', values, types))
     return f'{{ {declared} {_register(to)} = bits({expression}); }}'
 
 

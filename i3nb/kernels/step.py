@@ -102,7 +102,8 @@ def obstacle(
     low = model.head.weight.dtype
     if low not in (torch.float32, torch.bfloat16):
         return f'its large matrices are {low}, not fp32 or bf16'
-    return '' if _fits(model) else 'its weights are not on the CPU, or of other types than `halve_weights` leaves'
+    why = 'its weights are not on the CPU, not contiguous, or of other types than `halve_weights` leaves'
+    return '' if _fits(model) else why
 
 
 def step_library(

@@ -108,8 +108,10 @@ def _choose_batch(facts: Facts, cards: tuple, cfg: I3Config, asked: int | None) 
         return Choice(asked)
     n = len(cards)
     counted = abs(param_count(cfg) / param_count(I3Config.preset(FULL)) - 1) < 0.2
-    size = good_batch(rate_of(facts.cards[cards[0]]), n) if counted else 16 * n
-    return Choice(size, f'{size} sequences a step: what does not depend on their number takes at most a third of it')
+    if not counted:
+        return Choice(16 * n, f'{16 * n} sequences a step, 16 for each GPU: a model of this size was not counted')
+    size = good_batch(rate_of(facts.cards[cards[0]]), n)
+    return Choice(size, f'{size} sequences a step: its fixed part then takes at most a third of its time')
 
 
 def _choose_micro_batch(preset: str, card: Card, share: int) -> Choice:
@@ -120,7 +122,7 @@ def _choose_micro_batch(preset: str, card: Card, share: int) -> Choice:
         smallest = 'it is tried with one sequence at once and blocks recomputed in the backward pass'
         return Choice(Fit(1, True), f'{memory} may be too few for {preset}; {smallest}')
     how = ', blocks recomputed in the backward pass' if fit.recompute else ''
-    return Choice(fit, f'{fit.micro_batch} sequences at once{how}: {memory}; halved if the GPU runs out of memory')
+    return Choice(fit, f'{fit.micro_batch} sequences at once fit into {memory}{how}; halved if they do not after all')
 
 
 def _choose_torch(card: Card, facts: Facts) -> Choice:

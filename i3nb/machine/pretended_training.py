@@ -8,7 +8,6 @@ __all__ = ['TINY', 'Trained', 'train_steps', 'train_rank', 'train_in_processes']
 # %% ../../nbs/machine/18_pretended_training.ipynb #p3003
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -82,12 +81,6 @@ def train_rank():
         seen = train_steps('cuda', Prepared.load(job['data']), f'{job["out"]}-{rank}', **job['how'])
         seen.trainer.world.close()
     print(json.dumps(dict(losses=seen.losses, waits=seen.waits)))
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
 
 
 def _environment(size: int, job: dict) -> dict:

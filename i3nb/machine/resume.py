@@ -72,10 +72,10 @@ def plain_files(
         raise I3Error(f'checkpoint {checkpoint.name} refused: its manifest is not of this step, or names no files')
     for name, size in sizes.items():
         if name != Path(name).name or name.startswith('.'):
-            raise I3Error(f'checkpoint {checkpoint.name} refused: {one_line(name)!r} is no file of its own')
+            raise I3Error(f'checkpoint {checkpoint.name} refused: {one_line(name)!r} is not a file inside it')
         with open_plain(checkpoint / name) as f:
             if os.fstat(f.fileno()).st_size != size:
-                raise I3Error(f'checkpoint {checkpoint.name} refused: {name} has not the stated size')
+                raise I3Error(f'checkpoint {checkpoint.name} refused: {name} is not of the stated size')
     return sizes
 
 

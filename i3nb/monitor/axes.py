@@ -51,6 +51,7 @@ def smooth_line(
     def around(a, p):
         return np.convolve(a, np.exp(-abs(d) / width) * d**p)[4 * width : 4 * width + n]
 
+    # weighted least squares around every point: sums of w·dᵖ over the known points, and of w·dᵖ·y
     s0, s1, s2 = (around(ok.astype(float), p) for p in range(3))
     t0, t1 = (around(np.where(ok, y, 0.0), p) for p in range(2))
     det = s0 * s2 - s1**2  # 0 if a point is alone: then the weighted mean

@@ -7,7 +7,7 @@ __all__ = ['STATE_COLORS', 'facts', 'advice', 'summary_text', 'summary_html', 'c
 
 # %% ../../nbs/monitor/11_summary.ipynb #m1103
 from fastcore.xml import B, Br, Div, Span, Table, Td, Th, Tr, to_xml
-from ..base.files import STEP_FOLDERS
+from ..base.files import step_folders
 from ..base.plots import BADGES, THEMES
 from .drawing import DisplayOptions
 from .metrics import format_seconds
@@ -109,10 +109,10 @@ def facts(
 # %% ../../nbs/monitor/11_summary.ipynb #c036
 def _how_to_go_on(view: RunView) -> str:
     "How a run that ended early can be resumed."
-    saved = sorted(p.name for p in view.folder.glob(STEP_FOLDERS))
+    saved = step_folders(view.folder)
     if not saved:
         return 'It left no checkpoint.'
-    return f'Start it again with the same folder (in a notebook: run its cell again) and it goes on after {saved[-1]}.'
+    return f'Start it again with the same folder (in a notebook: run its cell again) and it goes on after {saved[-1].name}.'
 
 
 def _advice_while_running(view: RunView) -> str:
@@ -132,13 +132,13 @@ def advice(
     if view.state == 'waiting':
         return f'Nothing in {str(view.folder)!r} yet; the first step may take minutes (data, first compilation).'
     if view.state == 'lost':
-        return 'The training process is ended without a message: killed, or out of main memory? ' + _how_to_go_on(view)
+        return 'The training process ended without a message: killed, or out of main memory? ' + _how_to_go_on(view)
     if view.state == 'failed':
         return f'The run failed{why}. {_how_to_go_on(view)}'
     if view.state == 'stopped':
         return f'Stopped cleanly{why}. {_how_to_go_on(view)}'
     if view.state == 'unknown':
-        return 'This folder has no run.json: whether the run still goes on cannot be said.'
+        return 'This folder has no run.json, so it is not known whether the run still goes on.'
     return _advice_while_running(view) if view.state == 'running' else ''
 
 

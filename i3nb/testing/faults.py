@@ -17,11 +17,10 @@ import shutil
 import time
 from pathlib import Path
 from unittest import mock
-from ..base.files import METRICS_FILE, SAMPLES_FILE, STOP_REQUEST, WEIGHTS_FILE, checksum
+from ..base.files import METRICS_FILE, SAMPLES_FILE, STOP_REQUEST, WEIGHTS_FILE, checksum, step_folders
 from ..core import I3Config
 from ..data.shards import Prepared
 from ..monitor.log import read_metrics
-from ..train.checkpoints import step_folders
 from ..train.settings import TrainSettings
 from ..trainer import Trainer
 

@@ -22,10 +22,10 @@ from i3nb.base.files import (
     METRICS_FILE,
     SAMPLES_FILE,
     SETTINGS_FILE,
-    STEP_FOLDERS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     read_json,
+    step_folders,
     write_atomic,
 )
 from ..core import PRESETS, I3Config
@@ -94,8 +94,8 @@ def run_config(
     run,  # a run folder, which need not exist
 ) -> dict:
     "The configuration fields of the model that a run trains, from its files; {} if no file has them."
-    newest = max(Path(run).glob(STEP_FOLDERS), default=None)
-    found = read_json(newest / MANIFEST_FILE).get('config') if newest else None
+    folders = step_folders(run)
+    found = read_json(folders[-1] / MANIFEST_FILE).get('config') if folders else None
     return found if isinstance(found, dict) else read_json(Path(run) / CONFIG_FILE)
 
 
@@ -263,8 +263,8 @@ MODEL_CARD = """{head}
 {figures}
 
 A token is a chunk of text that the tokenizer knows, three characters at most, or the mark between documents. Loss and
-perplexity are a token's, so they compare only between models with the same tokenizer; bits per byte compare between
-all. Validation text was not trained on.
+perplexity are per token, so they can be compared only between models with the same tokenizer; bits per byte can be
+compared between all. The validation text was not used in training.
 
 ## Data
 

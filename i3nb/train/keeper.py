@@ -24,10 +24,10 @@ from i3nb.base.files import (
     NO_ROOM,
     SETTINGS_FILE,
     STATUS_FILE,
-    STEP_FOLDERS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     read_json,
+    step_folders,
     sweep_unfinished,
     write_atomic,
 )
@@ -46,7 +46,6 @@ from i3nb.train.checkpoints import (
     make_room,
     read_state,
     save_checkpoint,
-    step_folders,
     telling_misfits,
     tensor_bytes,
 )
@@ -199,7 +198,7 @@ def newest(
         is_its_end = isinstance(ended, dict) and ended.get('before') == found[1]['step'] + 1
         self.records = ended if is_its_end else found[1]['records']
         return found
-    if any(self.run.glob(STEP_FOLDERS)):
+    if step_folders(self.run):
         raise I3Error(
             f'{str(self.run)!r} holds checkpoints, but none that fits this configuration and is whole; '
             'use the same --preset, or another --out'

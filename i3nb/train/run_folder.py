@@ -18,11 +18,11 @@ from i3nb.base.files import (
     METRICS_FILE,
     SAMPLES_FILE,
     STATUS_FILE,
-    STEP_FOLDERS,
     WEIGHTS_FILE,
     append_whole,
     read_json,
     replacing,
+    step_folders,
 )
 from ..base.identity import process_birth
 from ..base.trust import refuse_links
@@ -131,7 +131,7 @@ def check_goes_on(
 ):
     "Raise `I3Error` if the folder holds a model but no checkpoint to go on from."
     run = Path(run)
-    if (run / WEIGHTS_FILE).exists() and not any(run.glob(STEP_FOLDERS)):
+    if (run / WEIGHTS_FILE).exists() and not step_folders(run):
         raise I3Error(f'{str(run)!r} holds a finished model without checkpoints, so it cannot go on; use another --out')
 
 # %% ../../nbs/train/04_run_folder.ipynb #t1561

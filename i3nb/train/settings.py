@@ -83,12 +83,12 @@ def _need(ok, s: TrainSettings, name: str, why: str):
 
 def _check_choices(s: TrainSettings):
     "Raise `I3Error` for a value that is not among the choices, or does not go with others."
-    _need(s.recipe in RECIPES, s, 'recipe', f'is unknown; choose one of {", ".join(RECIPES)}')
+    _need(s.recipe in RECIPES, s, 'recipe', f'unknown; choose one of {", ".join(RECIPES)}')
     for name in ('precision', 'muon_precision'):
         known = getattr(s, name) in ('auto', *PRECISIONS)
-        _need(known, s, name, f'is unknown; choose auto, {", ".join(PRECISIONS)}')
-    _need(s.start in STARTS, s, 'start', f'is unknown; choose {one_of(STARTS)}')
-    _need(s.memory in MEMORY, s, 'memory', f'is unknown; choose {one_of(MEMORY)}')
+        _need(known, s, name, f'unknown; choose auto, {", ".join(PRECISIONS)}')
+    _need(s.start in STARTS, s, 'start', f'unknown; choose {one_of(STARTS)}')
+    _need(s.memory in MEMORY, s, 'memory', f'unknown; choose {one_of(MEMORY)}')
     _need((s.dropout or 0) < 1, s, 'dropout', 'nothing is left; choose less, for instance 0.1')
     _need(not s.dropout or not s.small_memory, s, 'dropout', 'needs --memory normal')
     alike = not s.small_memory and not s.sparsity and not s.graphs

@@ -45,7 +45,7 @@ def divided_model(
 
 
 def _unmask(model: I3Model):
-    "Give all heads the factor that no weight tells: they take part."
+    "Set every head's mask to 1: all take part. No weight holds the mask, so a model from the meta device lacks it."
     for layer in model.attn_layers:
         mask = layer.mixer.head_mask
         layer.mixer.head_mask = torch.ones(len(mask), device=next(model.parameters()).device)

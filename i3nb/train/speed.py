@@ -114,10 +114,11 @@ def _between(
     known: list,  # of (count, seconds), by rising counts
 ) -> float:
     "Seconds for a count: on the straight line between its neighbours' logarithms; in proportion beyond them."
-    lower, upper = ([k for k in known if k[0] <= count], [k for k in known if k[0] > count])
-    (a, short), (b, long) = (lower or upper)[-1 if lower else 0], (upper or lower)[0 if upper else -1]
-    if not lower or not upper or short <= 0 or long <= 0:
+    lower, upper = [k for k in known if k[0] <= count], [k for k in known if k[0] > count]
+    a, short = lower[-1] if lower else upper[0]
+    if not lower or not upper or short <= 0 or upper[0][1] <= 0:
         return short * count / a
+    b, long = upper[0]
     share = math.log(count / a) / math.log(b / a)
     return short * (long / short) ** share
 
