@@ -48,7 +48,8 @@ def check_name(
     try:
         validate_repo_id(name)
     except HFValidationError as e:
-        raise I3Error(f'--name {name!r}: the hub takes letters, digits, -, _ and ., at most 96 of them') from e
+        allowed = 'letters, digits, -, _ and ., at most 96 of them; - and . not at an end, nor twice in a row'
+        raise I3Error(f'--name {name!r}: the hub takes {allowed}') from e
 
 # %% ../../nbs/hf/13_upload.ipynb #cf365c8a
 def status_of(
@@ -96,7 +97,7 @@ def why_not_sent(
 def check_logged_in():
     "Raise `I3Error` where the hub's library has no token."
     if not get_token():
-        raise I3Error(f'not uploaded: {PLACES["hub"].title} does not accept your login; {PLACES["hub"].login}')
+        raise I3Error(f'not uploaded: you are not logged in to {PLACES["hub"].title}; {PLACES["hub"].login}')
 
 
 class Uploaded(NamedTuple):

@@ -21,6 +21,7 @@ from ..data.shards import Prepared
 from .pretended_libraries import PretendedGPU
 from .pretended_tensors import ACTIVE_GPUS, current_gpu
 from ..monitor.log import MetricsWriter
+from ..train.processes import free_port
 from ..train.settings import TrainSettings
 from ..trainer import Trainer
 
@@ -90,7 +91,7 @@ def _environment(size: int, job: dict) -> dict:
         **os.environ,
         'WORLD_SIZE': str(size),
         'MASTER_ADDR': '127.0.0.1',
-        'MASTER_PORT': str(_free_port()),
+        'MASTER_PORT': str(free_port()),
         'OMP_NUM_THREADS': '1',
         'PYTHONPATH': os.pathsep.join([library, os.environ.get('PYTHONPATH', '')]),
         'I3NB_JOB': json.dumps(job),

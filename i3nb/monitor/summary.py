@@ -112,7 +112,8 @@ def _how_to_go_on(view: RunView) -> str:
     saved = step_folders(view.folder)
     if not saved:
         return 'It left no checkpoint.'
-    return f'Start it again with the same folder (in a notebook: run its cell again) and it goes on after {saved[-1].name}.'
+    again = 'Start it again with the same folder (in a notebook: run its cell again)'
+    return f'{again} and it goes on after {saved[-1].name}.'
 
 
 def _advice_while_running(view: RunView) -> str:
