@@ -40,7 +40,7 @@ INI.read(ROOT / 'settings.ini', encoding='utf-8')
 CFG = INI['DEFAULT']
 NBS, LIB = ROOT / CFG['nbs_path'], ROOT / CFG['lib_path']
 DRAWN = NBS / 'experiments'  # its notebooks are drawn from files, so they print the same each time
-NUMBER = re.compile(r'[-+]?\d[\d.,:]*(?:e[-+]?\d+)?|\b(?:nan|inf)\b')
+NUMBER = re.compile(r'\b[0-9a-f]{8,}\b|[-+]?\d[\d.,:]*(?:e[-+]?\d+)?|\b(?:nan|inf)\b')  # or a checksum
 
 
 # --- checks: each returns a list of complaints ---
