@@ -218,7 +218,7 @@ def without_numbers(text):
 
 
 def difference(stored, seen, exact):
-    "Where two texts differ; empty if they do not, or if they need not be `exact` and nothing is stored, or only numbers"
+    "Where two texts differ; if they need not be `exact`, only in words, and only if something is stored"
     if not exact and (not stored or without_numbers(stored).split() == without_numbers(seen).split()):
         return ''
     texts = (text.strip().splitlines(keepends=True) for text in (stored, seen))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'ONE_PROCESS', 'SCOPE', 'AUTO', 'CHOSEN', 'TIMES', 'MOST_CHUNKS', 'named_data', 'rows_for',
-           'seconds_to_measure', 'choose_here', 'size_words', 'repeats_words', 'expected_words', 'came_words',
+           'seconds_to_measure', 'choose_here', 'size_words', 'added_words', 'expected_words', 'came_words',
            'check_auto', 'turn_dial', 'expected_of', 'plan_table', 'plan_json', 'i3nb_plan']
 
 # %% ../nbs/13_dial.ipynb #k88dfd77
@@ -23,7 +23,7 @@ from .tokenizer_case import CaseFlags
 from .train.forecast import BATCHES, SIZES, Choice, Forecast, choose
 from .train.processes import World
 from .train.run_folder import write_status
-from .train.settings import TrainSettings, check_settings, for_repeats
+from .train.settings import TrainSettings, check_settings, for_length, for_repeats
 from .train.speed import measure_speeds
 
 # %% ../nbs/13_dial.ipynb #k9f1f34d
@@ -88,20 +88,23 @@ def size_words(choice: Choice) -> str:
     return f'auto: {choice.preset}, {choice.batch_size} sequences a step: about {pace}, {read}'
 
 
-def repeats_words(
+def added_words(
+    rate: dict,  # what `for_length` gives
     helps: dict,  # what `for_repeats` gives
-) -> str:  # '' where it gives nothing
-    "The settings that were added because the text is read often."
-    flags = ' '.join(f'--{name} {value}' for name, value in helps.items())
-    return f'auto: {flags}, since the text is read often' if helps else ''
+) -> list:  # of lines
+    "The settings that were added, and why."
+    flags = lambda added: ' '.join(f'--{name} {value}' for name, value in added.items())
+    why = (rate, 'which suits so many steps'), (helps, 'since the text is read often')
+    return [f'auto: {flags(added)}, {reason}' for added, reason in why if added]
 
 
 def expected_words(
     expected: Forecast,
     settings: TrainSettings,  # complete
+    added: dict,  # settings that were chosen with the size
 ) -> str:
     "The expected result of a run, and what the expectation is valid for."
-    usual = check_settings(TrainSettings(iters=1))
+    usual = check_settings(TrainSettings(iters=1, **added))
     fitted = 'recipe', 'start', 'lr', 'warmup', 'fall', 'dropout', 'decay'
     others = [name for name in fitted if (getattr(settings, name) or 0) != (getattr(usual, name) or 0)]
     note = f'; not fitted for this --{" and --".join(others)}' if others else ''
@@ -119,7 +122,7 @@ def came_words(
 
 # %% ../nbs/13_dial.ipynb #kb7a841b
 AUTO = 'auto'  # the name that stands for the preset chosen by time, machine and text
-CHOSEN = 'batch_size', 'dropout', 'decay'  # settings that are chosen with the preset
+CHOSEN = 'batch_size', 'lr', 'dropout', 'decay'  # settings that are chosen with the preset
 
 
 def check_auto(
@@ -144,11 +147,10 @@ def turn_dial(
 ) -> tuple:  # preset, complete settings
     "Measure the machine and choose; print the choice and what to expect of it."
     choice = choose_here(data, settings, world, [settings.minutes], seconds_to_measure(settings.minutes))[0]
-    helps = for_repeats(choice.epochs, settings)
-    complete = check_settings(replace(settings, batch_size=choice.batch_size, **helps))
-    for words in (size_words(choice), repeats_words(helps), expected_words(choice.expected, complete)):
-        if words:
-            print(words)
+    rate, helps = for_length(choice.steps, settings), for_repeats(choice.epochs, settings)
+    complete = check_settings(replace(settings, batch_size=choice.batch_size, **rate, **helps))
+    print(size_words(choice), *added_words(rate, helps), sep='\n')
+    print(expected_words(choice.expected, complete, rate | helps))
     write_status(run, expected=[choice.minutes, *choice.expected])
     return choice.preset, complete
 

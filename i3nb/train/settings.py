@@ -44,7 +44,7 @@ class TrainSettings:
     seq_len: Count | None = setting(None, fixed=True)  # tokens per sequence; default: the preset's context
     recipe: str = setting('muon', fixed=True)  # optimizer: {recipes}
     start: str | None = setting(None, fixed=True)  # embedding and head: counts, random; default: the recipe's
-    lr: Positive | None = None  # peak learning rate; default: the recipe's
+    lr: Positive | None = None  # peak learning rate; default: the recipe's, or auto's
     warmup: Amount | None = setting(None, fixed=True)  # steps in which the learning rate rises; default: the recipe's
     # share of the run, at its end, in which the rate falls linearly to 0; 0: half a cosine; default: the recipe's
     fall: Share | None = setting(None, fixed=True)
