@@ -75,10 +75,7 @@ def choose_here(
     return [choose(minutes, cfgs, speeds, unique, batches) for minutes in times]
 
 # %% ../nbs/13_dial.ipynb #kfacae67
-SCOPE = (
-    "fitted on short runs with children's stories in lower case; an hour's run came out worse than its range, "
-    'and for other text only the order of sizes holds'
-)
+SCOPE = "fitted on runs of minutes with children's stories; for other text only the order of sizes holds"
 
 
 def size_words(choice: Choice) -> str:

@@ -192,7 +192,7 @@ def _own_data(spec: str, problem) -> DataChoice:
     try:
         sources, spec = open_sources(spec), absolute_spec(spec)
     except I3Error as e:
-        return DataChoice(spec, str(e), False)
+        return DataChoice(spec, str(e), False, local=True)  # it never came to asking the hub
     wrong = next((f'{s.name}: {w}' for s in sources if s.kind == 'hub' and (w := problem(s.name))), None)
     return DataChoice(spec, wrong, wrong is None, all(s.kind != 'hub' for s in sources))
 
@@ -257,7 +257,8 @@ def check_data(
     "The data to train on, and whether the run's figures will mean anything."
     found = data.spec + (f' ({data.problem})' if data.problem else '')
     if not data.usable:
-        remedy = f'{_how_to_connect(places)}, or give your own file as data'
+        connect = f'{_how_to_connect(places)}, or give your own file as data'
+        remedy = 'correct what you gave as data' if data.local else connect
         return Check(what=what, found=found, verdict='stop', remedy=remedy)
     made_up = 'stories made up by a grammar: no figure of this run is a result; connect, or give your own file as data'
     return Check(what=what, found=found, **_unless(data.spec != 'synthetic', 'warn', made_up))

@@ -15,10 +15,9 @@ LENGTH = 256  # tokens of a sequence
 
 
 def read(files: list) -> list:  # of dicts, as `fit_law` wants them
-    "The runs that start from counts, at the recipe's own rates, in lower case."
+    "The runs in some files."
     rows = [json.loads(line) for path in files for line in Path(path).read_text().splitlines()]
-    usual = [row for row in rows if row['start'] == 'counts' and row['lr'] == 1 and not row['keep_case']]
-    return [row | dict(step=LENGTH * row['batch_size']) for row in usual]
+    return [row | dict(step=LENGTH * row['batch_size']) for row in rows]
 
 
 def cell(fit) -> str:
