@@ -169,7 +169,7 @@ def forecast(
 # %% ../../nbs/train/17_forecast.ipynb #k8e590e0
 SIZES = ('i3-0.5m', 'i3-1.5m', 'i3-tiny', 'i3-12m', 'i3-25m', 'i3-60m')  # presets to choose from
 BATCHES = (4, 8, 16, 32, 64)  # sequences per step to choose from
-FEWEST = 45  # steps of the shortest run; the fitted ones, which start from counts, have 90 and more
+FEWEST = 90  # steps: no run with fewer was fitted
 TRAINING = 0.95  # share of a run's minutes that steps get; the rest goes to evaluations and checkpoints
 
 
