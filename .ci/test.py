@@ -212,14 +212,14 @@ def markdown(result):
     return getattr(result, '_repr_markdown_', str)() or '' if result is not None else ''
 
 
-def without_numbers(text):
-    "A text with 0 in place of each number and one blank in place of several"
-    return re.sub(r'[^\S\n]+', ' ', NUMBER.sub('0', text))
+def words_of(text):
+    "The words of a text, with 0 in place of each number"
+    return NUMBER.sub('0', text).split()
 
 
 def difference(stored, seen, exact):
     "Where two texts differ; if they need not be `exact`, only in words, and only if something is stored"
-    if not exact and (not stored or without_numbers(stored).split() == without_numbers(seen).split()):
+    if not exact and (not stored or words_of(stored) == words_of(seen)):
         return ''
     texts = (text.strip().splitlines(keepends=True) for text in (stored, seen))
     return ''.join(itertools.islice(difflib.unified_diff(*texts, 'stored', 'seen', n=1), 20))

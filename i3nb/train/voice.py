@@ -60,7 +60,7 @@ def advice_words(
     "How often the text will be read, if that is often, and which settings would suit the run better."
     often = f', which read the text {readings:.2g} times' if readings >= OFTEN else ''
     flags = ' '.join(f'--{name} {value}' for name, value in better_settings(steps, readings, settings).items())
-    return often + (f'; {flags} would suit it better, with another --out' if flags else '')
+    return often + (f'; {flags} would probably suit it better, with another --out' if flags else '')
 
 # %% ../../nbs/train/15_voice.ipynb #cfac860
 LONG_STEP = 10.0  # seconds from which a first step is reported at once
