@@ -223,6 +223,21 @@ def _cut_split(name):
     return (base, split) if colon and not _exists(name) and not is_drive else (name, 'train')
 
 
+def _parts(spec):
+    "The sources in a spec, split at the commas that are not part of a name that exists."
+    words = spec.split(',')
+    while words:
+        for n in range(len(words), 0, -1):
+            part = ','.join(words[:n])
+            part = part if _exists(part) else part.strip()
+            unweighted = re.sub('=[^,=]*$', '', part)
+            if n == 1 or any(map(_exists, (part, unweighted, re.sub('(:[^,:=]*)$', '', unweighted)))):
+                break
+        words = words[n:]
+        if part:
+            yield part
+
+# %% ../../nbs/data/06_sources.ipynb #f91aac2a
 def _open_synthetic(name, n, weight):
     "The grammar as a source; `n` is the text after the colon."
     if n != 'train' and not (n.isdigit() and int(n)):
@@ -305,22 +320,7 @@ def other_split(
     found = _open_folder(source.name, split, dict(weight=source.weight, reading=source.reading))
     return found if found.files else None
 
-
-def _parts(spec):
-    "The sources in a spec, split at the commas that are not part of a name that exists."
-    words = spec.split(',')
-    while words:
-        for n in range(len(words), 0, -1):
-            part = ','.join(words[:n])
-            part = part if _exists(part) else part.strip()
-            unweighted = re.sub('=[^,=]*$', '', part)
-            if n == 1 or any(map(_exists, (part, unweighted, re.sub('(:[^,:=]*)$', '', unweighted)))):
-                break
-        words = words[n:]
-        if part:
-            yield part
-
-
+# %% ../../nbs/data/06_sources.ipynb #6958ff25
 def open_sources(
     spec: str,  # as in the table above; `auto` must be resolved first, see `resolve_spec`
     reading: ReadOptions = ReadOptions(),  # which column holds the text, and what to do with bytes that are not text

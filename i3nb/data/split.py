@@ -37,7 +37,7 @@ def end_of_training(
     end = len(text) - int(max(len(text) * fraction, min(2000, len(text) / 10)))
     return max(0, *(text.rfind(blank, 1, end) for blank in ' \n\t')) if text[:end].strip() else 0
 
-
+# %% ../../nbs/data/07_split.ipynb #4e3a79d5
 class Splitter:
     "Sends documents to training or validation, and counts what it drops."
 

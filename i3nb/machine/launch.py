@@ -153,26 +153,6 @@ class Run:
         leave_request(self.folder / STOP_REQUEST)
 
 # %% ../../nbs/machine/10_launch.ipynb #c058
-KEEPER = rf"""
-run=$1; seconds=$2; shift 2
-now() {{ read -r up _ < /proc/uptime || up=$(date +%s); up=${{up%%.*}}; }} 2>/dev/null
-now; began=$up
-"$@" </dev/null &
-child=$!
-while kill -0 $child 2>/dev/null; do
-    now
-    if [ -n "$seconds" ] && [ $((up - began)) -ge "$seconds" ]; then
-        seconds=
-        (set -C; : > "$run/{STOP_REQUEST}") 2>/dev/null
-    fi
-    sleep 1
-done
-wait $child; status=$?
-rm -f "$run/{EXIT_FILE}.new"
-(set -C; echo $status > "$run/{EXIT_FILE}.new") && mv -f "$run/{EXIT_FILE}.new" "$run/{EXIT_FILE}"
-"""
-
-
 @contextlib.contextmanager
 def one_at_a_time(
     folder,  # a run folder; it is created if missing
@@ -194,6 +174,26 @@ def one_at_a_time(
                 log(f'another notebook is {purpose} this run: waiting for it')
                 fcntl.flock(f, fcntl.LOCK_EX)
         yield
+
+# %% ../../nbs/machine/10_launch.ipynb #aebe55b0
+KEEPER = rf"""
+run=$1; seconds=$2; shift 2
+now() {{ read -r up _ < /proc/uptime || up=$(date +%s); up=${{up%%.*}}; }} 2>/dev/null
+now; began=$up
+"$@" </dev/null &
+child=$!
+while kill -0 $child 2>/dev/null; do
+    now
+    if [ -n "$seconds" ] && [ $((up - began)) -ge "$seconds" ]; then
+        seconds=
+        (set -C; : > "$run/{STOP_REQUEST}") 2>/dev/null
+    fi
+    sleep 1
+done
+wait $child; status=$?
+rm -f "$run/{EXIT_FILE}.new"
+(set -C; echo $status > "$run/{EXIT_FILE}.new") && mv -f "$run/{EXIT_FILE}.new" "$run/{EXIT_FILE}"
+"""
 
 
 def attach(

@@ -287,11 +287,6 @@ def load_into(
                 tensor.copy_(f.get_tensor(name))
 
 # %% ../../nbs/train/03_checkpoints.ipynb #c014
-def _shape_of(cfg: I3Config) -> I3Config:
-    "`cfg` without what does not change the weights' shapes."
-    return replace(cfg, checkpoint=False, balance_coef=0.0, z_coef=0.0, attn_heads=None)
-
-
 def _number(x) -> bool:
     "Whether a value of a manifest is a count."
     return isinstance(x, int) and not isinstance(x, bool) and x >= 0
@@ -326,6 +321,11 @@ def _read_manifest(path: Path) -> dict:
     if path.name.startswith('step-') and path.name != f'step-{manifest["step"]:06d}':
         raise I3Error(f'its manifest.json is that of step {manifest["step"]}')
     return manifest
+
+# %% ../../nbs/train/03_checkpoints.ipynb #f392bce5
+def _shape_of(cfg: I3Config) -> I3Config:
+    "`cfg` without what does not change the weights' shapes."
+    return replace(cfg, checkpoint=False, balance_coef=0.0, z_coef=0.0, attn_heads=None)
 
 
 def _config_of(manifest: dict) -> I3Config:

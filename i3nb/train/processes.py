@@ -24,6 +24,7 @@ import weakref
 from datetime import timedelta
 import torch
 import torch.distributed as dist
+from fastcore.basics import patch
 from torch.distributed.rendezvous import rendezvous
 from ..base.commands import I3Error
 from ..base.devices import pick_device
@@ -54,15 +55,6 @@ LOST = 'another process of this run has ended; the run stops at its last checkpo
 def _patience() -> timedelta:
     "How long a process waits for the others, before it counts them as lost."
     return timedelta(seconds=_from_environment('I3NB_TIMEOUT', 3600))
-
-
-def _mesh_infos(model) -> list:
-    "What `fully_shard` noted about the group in each module of a divided model."
-    states = [module._get_fsdp_state() for module in model.modules() if hasattr(module, '_get_fsdp_state')]
-    return [state._fsdp_param_group.mesh_info for state in states if getattr(state, '_fsdp_param_group', None)]
-
-
-LEAVING = 3.0  # seconds that a process which ends by an error waits for what it still sends to the others
 
 
 class World:
@@ -102,64 +94,6 @@ class World:
         "Whether this is process 0, which writes and decides."
         return self.rank == 0
 
-    def sum(self, *numbers) -> list:
-        "The sums of numbers over the processes."
-        if self.size == 1:
-            return list(numbers)
-        t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.all_reduce(t)
-        return t.tolist()
-
-    def from_first(self, *numbers) -> list:
-        "Process 0's numbers, in every process."
-        return self.sum(*(n if self.first else 0.0 for n in numbers))
-
-    def any(self, flag: bool) -> bool:
-        "Whether `flag` is true in any process."
-        return self.sum(float(flag))[0] > 0
-
-    def mean(self, tensors: list):
-        "Replace each tensor by its mean over the processes."
-        if self.size == 1:
-            return
-        for job in [dist.all_reduce(t, async_op=True) for t in tensors]:
-            job.wait()
-        torch._foreach_div_(tensors, self.size)
-
-    def broadcast(
-        self,
-        value,  # anything that can be pickled
-        source: int,  # rank of the process whose value counts
-    ):
-        "The value that process `source` holds, in every process."
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, source, device=self.device)
-        return box[0]
-
-    def replicate(
-        self,
-        model,  # whose gradients are computed
-        precision: str,  # one of `PRECISIONS`
-    ):
-        "`model`, or with several processes a replica whose backward pass averages the gradients."
-        if self.size == 1:
-            return model
-        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # 70 MB that one process need not load
-        from torch.nn.parallel import DistributedDataParallel
-
-        on_gpu = self.device.type == 'cuda'
-        gpus = [self.device.index] if on_gpu else None
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', FutureWarning)  # `broadcast_buffers` gets a name that means something else
-            replica = DistributedDataParallel(model, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
-        hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
-        if on_gpu and hook:
-            replica.register_comm_hook(None, hook)
-        self.replicas.add(replica)
-        return replica
-
     @functools.cached_property
     def mesh(self):
         "The processes as a `DeviceMesh`, along which PyTorch divides tensors."
@@ -189,65 +123,156 @@ class World:
                 raise I3Error(LOST) from e
             raise SystemExit(1) from e
 
-    def one_by_one(self, f):
-        "Process 0 calls `f` first, then the others, however long it takes: for work that leaves files behind."
-        if self.size == 1:
-            return f()
-        note, how = f'note {next(World.notes)}', 'failed'
-        if not self.first:
-            self._wait_for(note)
-            return f()
-        try:
-            out = f()
-            how = 'done'
-            return out
-        finally:
-            self.store.set(note, how)
+# %% ../../nbs/train/05_processes.ipynb #8b07507b
+@patch
+def sum(self: World, *numbers) -> list:
+    "The sums of numbers over the processes."
+    if self.size == 1:
+        return list(numbers)
+    t = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+    dist.all_reduce(t)
+    return t.tolist()
 
-    def _wait_for(self, note: str):
-        "Wait until process 0 has left a note; end if process 0 has failed, which it reports itself."
-        with self.together():
-            while not self.store.check([note]):
-                if self.is_orphan:
-                    raise SystemExit(1)
-                time.sleep(0.1)
-            if self.store.get(note) != b'done':
+
+@patch
+def from_first(self: World, *numbers) -> list:
+    "Process 0's numbers, in every process."
+    return self.sum(*(n if self.first else 0.0 for n in numbers))
+
+
+@patch
+def any(self: World, flag: bool) -> bool:
+    "Whether `flag` is true in any process."
+    return self.sum(float(flag))[0] > 0
+
+
+@patch
+def mean(self: World, tensors: list):
+    "Replace each tensor by its mean over the processes."
+    if self.size == 1:
+        return
+    for job in [dist.all_reduce(t, async_op=True) for t in tensors]:
+        job.wait()
+    torch._foreach_div_(tensors, self.size)
+
+
+@patch
+def broadcast(
+    self: World,
+    value,  # anything that can be pickled
+    source: int,  # rank of the process whose value counts
+):
+    "The value that process `source` holds, in every process."
+    if self.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, source, device=self.device)
+    return box[0]
+
+# %% ../../nbs/train/05_processes.ipynb #175e7c81
+@patch
+def replicate(
+    self: World,
+    model,  # whose gradients are computed
+    precision: str,  # one of `PRECISIONS`
+):
+    "`model`, or with several processes a replica whose backward pass averages the gradients."
+    if self.size == 1:
+        return model
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # 70 MB that one process need not load
+    from torch.nn.parallel import DistributedDataParallel
+
+    on_gpu = self.device.type == 'cuda'
+    gpus = [self.device.index] if on_gpu else None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # `broadcast_buffers` gets a name that means something else
+        replica = DistributedDataParallel(model, gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
+    hook = dict(fp16=default_hooks.fp16_compress_hook, bf16=default_hooks.bf16_compress_hook).get(precision)
+    if on_gpu and hook:
+        replica.register_comm_hook(None, hook)
+    self.replicas.add(replica)
+    return replica
+
+# %% ../../nbs/train/05_processes.ipynb #88e5516d
+@patch
+def one_by_one(self: World, f):
+    "Process 0 calls `f` first, then the others, however long it takes: for work that leaves files behind."
+    if self.size == 1:
+        return f()
+    note, how = f'note {next(World.notes)}', 'failed'
+    if not self.first:
+        self._wait_for(note)
+        return f()
+    try:
+        out = f()
+        how = 'done'
+        return out
+    finally:
+        self.store.set(note, how)
+
+
+@patch
+def _wait_for(self: World, note: str):
+    "Wait until process 0 has left a note; end if process 0 has failed, which it reports itself."
+    with self.together():
+        while not self.store.check([note]):
+            if self.is_orphan:
                 raise SystemExit(1)
+            time.sleep(0.1)
+        if self.store.get(note) != b'done':
+            raise SystemExit(1)
 
-    def hears(
-        self,
-        asked,  # what has asked this process to stop, or nothing
-    ) -> bool:
-        "Whether any process was asked to stop; does not wait for the others, which may be busy."
-        if asked and self.size > 1:
-            self.store.set('stop', 'asked')
-        return bool(asked) or self.size > 1 and self.store.check(['stop'])
 
-    def close(self):
-        "Wait for the others and leave the group; a process that just ended would take the others with it."
-        if self.size > 1:
-            dist.barrier()
-            self._let_go()
-            dist.destroy_process_group()
+@patch
+def hears(
+    self: World,
+    asked,  # what has asked this process to stop, or nothing
+) -> bool:
+    "Whether any process was asked to stop; does not wait for the others, which may be busy."
+    if asked and self.size > 1:
+        self.store.set('stop', 'asked')
+    return bool(asked) or self.size > 1 and self.store.check(['stop'])
 
-    def _leave(self):
-        "Leave the group before Python ends, if an error came before `close`; wait only shortly, as others may be busy."
-        if self.device.type == 'cpu' and dist.is_initialized():
-            self._let_go()
-            leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
-            leaving.start()
-            leaving.join(LEAVING)
+# %% ../../nbs/train/05_processes.ipynb #3fe58e81
+def _mesh_infos(model) -> list:
+    "What `fully_shard` noted about the group in each module of a divided model."
+    states = [module._get_fsdp_state() for module in model.modules() if hasattr(module, '_get_fsdp_state')]
+    return [state._fsdp_param_group.mesh_info for state in states if getattr(state, '_fsdp_param_group', None)]
 
-    def _let_go(self):
-        "Remove what else holds the group."
-        for replica in self.replicas:
-            for holder in ('reducer', 'logger', 'process_group'):
-                vars(replica).pop(holder, None)
-        for info in [info for model in self.divided for info in _mesh_infos(model)]:
-            info.shard_process_group = None
-        if 'mesh' in vars(self):
-            getattr(self.mesh, '_pg_registry', {}).clear()
-        vars(self).pop('quiet_group', None)
+
+LEAVING = 3.0  # seconds that a process which ends by an error waits for what it still sends to the others
+
+
+@patch
+def close(self: World):
+    "Wait for the others and leave the group; a process that just ended would take the others with it."
+    if self.size > 1:
+        dist.barrier()
+        self._let_go()
+        dist.destroy_process_group()
+
+
+@patch
+def _leave(self: World):
+    "Leave the group before Python ends, if an error came before `close`; wait only shortly, as others may be busy."
+    if self.device.type == 'cpu' and dist.is_initialized():
+        self._let_go()
+        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(LEAVING)
+
+
+@patch
+def _let_go(self: World):
+    "Remove what else holds the group."
+    for replica in self.replicas:
+        for holder in ('reducer', 'logger', 'process_group'):
+            vars(replica).pop(holder, None)
+    for info in [info for model in self.divided for info in _mesh_infos(model)]:
+        info.shard_process_group = None
+    if 'mesh' in vars(self):
+        getattr(self.mesh, '_pg_registry', {}).clear()
+    vars(self).pop('quiet_group', None)
 
 # %% ../../nbs/train/05_processes.ipynb #x001
 def free_port() -> int:
