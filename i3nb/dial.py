@@ -75,7 +75,10 @@ def choose_here(
     return [choose(minutes, cfgs, speeds, unique, batches) for minutes in times]
 
 # %% ../nbs/13_dial.ipynb #kfacae67
-SCOPE = "fitted on runs of minutes with children's stories; for other text only the order of sizes holds"
+SCOPE = (
+    "fitted on runs of minutes with children's stories; "
+    'for other text it says which size is better, not what bits per byte to expect'
+)
 
 
 def size_words(choice: Choice) -> str:
@@ -115,7 +118,7 @@ def came_words(
     "The result of a run, compared with what was expected."
     _, low, high = Forecast(*expected)
     where = 'better than expected' if bits < low else 'worse than expected' if bits > high else 'as expected'
-    return f'came: {bits:.2f} bits per byte, {where} ({low:.2f} to {high:.2f})'
+    return f'result: {bits:.2f} bits per byte, {where} ({low:.2f} to {high:.2f})'
 
 # %% ../nbs/13_dial.ipynb #kb7a841b
 AUTO = 'auto'  # the name that stands for the preset chosen by time, machine and text
@@ -167,7 +170,7 @@ TIMES = (3, 10, 30, 60, 120, 240, 480, 720)  # minutes
 
 def _duration(minutes: float) -> str:
     "A time in minutes or, from one hour on, in hours."
-    return f'{minutes / 60:g} h' if minutes >= 60 else f'{minutes:g} min'
+    return f'{minutes / 60:.3g} h' if minutes >= 60 else f'{minutes:g} min'
 
 
 def plan_table(choices: list) -> str:
@@ -196,7 +199,7 @@ def i3nb_plan(
     val_data: str = None,  # validation data; default: the source's own, else a split
     minutes: Positive = None,  # plan only for this time; default: a table from 3 minutes to 12 hours
     batch_size: Count = None,  # sequences per step; default: what suits the machine
-    seconds: Positive = None,  # measure the machine for about this long; default: as long as --preset auto does
+    seconds: Positive = None,  # measure the machine for about this long; default: 2 % of --minutes, 5 to 60
     keep_case: CaseFlags = None,  # {keep_case}
     max_mb: Positive = None,  # read at most this many million characters of each source; default: all, 20 for auto
     reading: ReadOptions,  # how text is taken from the data

@@ -119,13 +119,13 @@ def unit_scale(
     shape,  # of the matrices, (…, r, c)
     norm,  # Frobenius norms, one per matrix
 ):
-    "Factor that scales matrices from Frobenius norm `norm` to r**.25, r their short side; below 1e-18 they stay small."
+    "Factor from Frobenius norm `norm` to r**.25, r the short side; it grows no further for norms below 1e-18."
     return min(shape[-2:]) ** 0.25 / norm.clamp_min(1e-18)
 
 
 def orthogonalize(
     g,  # (r, c), or a stack (…, r, c): each matrix by itself
-    rounds=POLAR,  # a, b, c of each round
+    rounds=POLAR,  # a, b, c of each round; in bf16 at most three
     dtype=torch.bfloat16,  # type of the products
 ):  # like `g`, in `dtype`: singular vectors of `g`, singular values near 1
     "The nearest (semi-)orthogonal matrix, roughly: Muon's direction."

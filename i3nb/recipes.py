@@ -117,7 +117,7 @@ class Optimizers:
 
 # %% ../nbs/11_recipes.ipynb #c041
 RECIPES = {
-    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01, start='random'),  # the values in the papers
+    'paper': dict(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.01, start='random'),  # the second paper's rate
     'adamw': dict(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1),  # this and the next: from a comparison, see below
     'muon': dict(lr=0.02, adam_lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, muon_decay=0.0),
 }
@@ -208,9 +208,10 @@ def recipe_settings(
         raise I3Error(f'recipe {recipe!r} has no {sorted(unknown)}; it has {", ".join(usual)}')
     if unknown := set(MAKERS.get(recipe, {})) - set(ROLES):
         raise I3Error(f'recipe {recipe!r} names the roles {sorted(unknown)} in MAKERS; there are {", ".join(ROLES)}')
-    if not 0 < chosen['lr'] < math.inf:
-        rate, hint = chosen['lr'], usual['lr']
-        raise I3Error(f"lr={rate} is not a learning rate; give a positive number, this recipe's is {hint}")
+    for name in ('lr', 'adam_lr'):
+        rate, hint = chosen.get(name, 1.0), usual.get(name)
+        if not 0 < rate < math.inf:
+            raise I3Error(f"{name}={rate} is not a learning rate; give a positive number, this recipe's is {hint}")
     return {**chosen, 'recipe': recipe}
 
 

@@ -334,6 +334,7 @@ def train(
     cased=False,  # keep capitals in the chunks
 ) -> ChunkTokenizer:
     "Train on a stream of texts in bounded memory. The same texts give the same vocabulary."
+    cls(case_markers=bool(case_markers), cased=cased)  # refuses the two together, before any text is read
     least = 258 + 2 * bool(case_markers)
     if vocab_size < least:
         raise I3Error(
@@ -406,7 +407,7 @@ def read_rules(
     except OSError as e:
         raise I3Error(f'{path} cannot be read ({e.strerror}); {REMEDY}') from None
     except ValueError:
-        raise I3Error(f'{path} is damaged (no valid JSON); {REMEDY}') from None
+        raise I3Error(f'{path} is damaged (not valid JSON); {REMEDY}') from None
     except I3Error as e:
         raise I3Error(f'{path} cannot be read ({e}); {REMEDY}') from None
     if not isinstance(d, dict) or d.get('format') != FORMAT:
@@ -414,9 +415,11 @@ def read_rules(
     if d.get('version') != VERSION:
         found = f'{path} has version {d.get("version")!r:.20}, this program reads {VERSION}'
         raise I3Error(f'{found}; install the i3nb that wrote it')
-    kinds = d.get('case_markers'), d.get('cased', False)  # older files lack the second
-    if not is_vocabulary(d) or kinds not in ((False, False), (True, False), (False, True)):
+    if not is_vocabulary(d):
         raise I3Error(f'{path} is damaged (its vocabulary is not a list of distinct chunks); {REMEDY}')
+    kinds = d.get('case_markers'), d.get('cased', False)  # older files lack the second
+    if kinds not in ((False, False), (True, False), (False, True)):
+        raise I3Error(f'{path} is damaged (case_markers and cased must be true or false, and not both true); {REMEDY}')
     return d
 
 

@@ -30,7 +30,7 @@ class Spot(NamedTuple):
     size: int = 0  # characters of the present chunk when complete; 0: between chunks
     parts: tuple = ()  # the chunk's parts so far: texts of tokens, or characters spelled in bytes
     raw: bytes = b''  # the bytes so far of a character that has no token
-    next: str = ''  # the next character must be of the kind 'word', or 'other': of any other kind; '': no matter
+    next: str = ''  # what the next character must be: 'word', of that kind; 'other', of any other kind; '', anything
 
 
 START = Spot()
@@ -199,7 +199,7 @@ class Encoding:
         places: frozenset = frozenset([START]),
     ):
         if tokenizer.case_markers:
-            raise I3Error('case markers stand between segments; texts with them are not followed')
+            raise I3Error('this tokenizer has case markers, which cannot be followed; use one without case_markers')
         self.tokenizer, self.places = tokenizer, places
         self.known = _KNOWN.setdefault(tokenizer, {})
 

@@ -184,7 +184,7 @@ def _prune(self: Trainer):
 # %% ../nbs/13_trainer.ipynb #u1907
 @patch
 def state_dict(self: Trainer) -> dict:
-    "Everything but the weights that the next step depends on."
+    "Everything that the next step depends on, except the weights."
     return dict(
         step=self.step,
         skipped=self.skipped,

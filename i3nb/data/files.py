@@ -126,7 +126,7 @@ class Report:
         if self.replaced:
             n = sum(self.replaced.values())
             pieces = 'piece that is' if n == 1 else 'pieces that are'
-            clauses.append(f'replaced {n:,} {pieces} no text, in {len(self.replaced)} {_few(self.replaced)}')
+            clauses.append(f'replaced {n:,} {pieces} not text, in {len(self.replaced)} {_few(self.replaced)}')
         return f'{name!r}: {"; ".join(clauses)}' if clauses else None
 
 # %% ../../nbs/data/01_files.ipynb #f6f49a8

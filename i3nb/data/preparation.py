@@ -131,7 +131,9 @@ def plan_data(
     given = val_spec is not None
     val = open_sources(val_spec, reading) if given else [own_validation(s) for s in sources]
     if given and any(s.weight for s in val):
-        raise I3Error(f'data: the validation data {val_spec!r} have weights, but all of them are read; leave these out')
+        raise I3Error(
+            f'data: the validation data {val_spec!r} have weights, but all of it is read; leave the weights out'
+        )
     if not all(val) or not (given or val_fraction):
         val = []
     fraction = 0.0 if val else float(val_fraction)
@@ -160,7 +162,7 @@ def _nothing_left(name, split):
     "The error for a source without a training document, and why it has none."
     if split.least_hash < 2**64:
         return I3Error(
-            f'data: all documents of {name!r} fall to validation, as there are too few, or copies of one; '
+            f'data: all documents of {name!r} go to validation, as there are too few or all are copies of one; '
             'give --val_data, or separate documents by blank lines'
         )
     return I3Error(
@@ -345,7 +347,7 @@ def _find(
             found.verify()
         return found
     except I3Error as e:
-        print(f'{e}; that is done now', file=sys.stderr)
+        print(f'{e}; i3nb prepares these data again now', file=sys.stderr)
 
 
 def prepare(

@@ -78,7 +78,7 @@ def _read_starts(path):
     except OSError:
         raise
     except Exception as e:
-        raise ValueError(f'{path.name} is no array') from e
+        raise ValueError(f'{path.name} is not an array') from e
 
 
 def _map_shards(folder: Path, part: dict, dtype) -> list:

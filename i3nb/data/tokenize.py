@@ -78,7 +78,7 @@ def i3nb_tokenize(
     # folder for prepared data; default I3NB_CACHE, else ~/.cache/i3nb
     cache: Annotated[str, Alias('out')] = None,
     val_fraction: Share = 0.01,  # share of documents split off for validation
-    seed: Seed = 0,  # of the split
+    seed: Seed = 0,  # of the split and of the grammar
     max_mb: Positive = None,  # read at most this many million characters of each source
     workers: Count = None,  # processes that read the files of a large source; default: one for each processor
     reading: ReadOptions,  # how text is taken from the data

@@ -148,7 +148,7 @@ def _leads_out(part: str, root: Path) -> bool:
 def _check_foreign_data(spec, root: Path):
     "Raise `I3Error` unless data that a stranger names are on the hub, generated, or below `root`."
     if not isinstance(spec, str) or not 0 < len(spec) <= 4000 or not spec.isprintable():
-        raise I3Error('its data are no names')
+        raise I3Error('its data are not given as a text of 1 to 4,000 printable characters')
     for part in spec.split(','):  # the names are checked before anything is opened
         public = re.fullmatch(f'{HUB_ID}|{GRAMMAR}', part) and not Path(part).exists()
         if not public and _leads_out(part, root):

@@ -254,7 +254,7 @@ def close(self: World):
 
 @patch
 def _leave(self: World):
-    "Leave the group before Python ends, if an error came before `close`; wait only shortly, as others may be busy."
+    "Leave the group before Python ends, if an error came before `close`; wait only briefly, as others may be busy."
     if self.device.type == 'cpu' and dist.is_initialized():
         self._let_go()
         leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)

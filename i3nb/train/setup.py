@@ -74,7 +74,7 @@ def open_batches(
     "This process's rows of all batches. Raises `I3Error` for a tokenizer that the model is too small for."
     entries, rows = len(data.tokenizer), cfg.vocab_size
     if entries > rows:
-        remedy = f'give the data that it was trained on, or a new one --vocab_size {entries}'
+        remedy = f'give the data that the model was trained on, or make a new model with --vocab_size {entries}'
         raise I3Error(f'the tokenizer has {entries} entries, the model only {rows}; {remedy}')
     mine = dict(rank=world.rank, world_size=world.size)
     return Batches(data, settings.batch_size, settings.seq_len or cfg.context, settings.seed, **mine)

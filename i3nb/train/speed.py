@@ -31,7 +31,7 @@ class Speed(NamedTuple):
         return self.fixed + self.sequence * sequences
 
     def scaled(self, fixed: float, sequence: float):
-        "An estimate: both parts times a factor."
+        "An estimate: each part times its own factor."
         return Speed(self.fixed * fixed, self.sequence * sequence, False)
 
 
