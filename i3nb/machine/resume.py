@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_DEPTH', 'MOST_FILES', 'KEPT', 'DECIDES', 'MOST_NUMBER', 'MOST_TOKENS', 'MOST_STORIES', 'HUB_ID', 'GRAMMAR',
-           'RECORD_FILES', 'MOST_RECORDS', 'checkpoints_below', 'plain_files', 'find_checkpoint', 'Earlier',
+           'RECORD_FILES', 'MOST_RECORDS', 'CASE', 'checkpoints_below', 'plain_files', 'find_checkpoint', 'Earlier',
            'foreign_settings', 'find_earlier', 'copy_checkpoint', 'earlier_minutes', 'keep_settings']
 
 # %% ../../nbs/machine/11_resume.ipynb #res2
@@ -291,6 +291,9 @@ def _kept_arguments(settings: dict, precision: str | None) -> list:
     return kept
 
 
+CASE = {'--keep_case', '--lower_case'}  # two names of one setting
+
+
 def keep_settings(
     args: list,  # of `i3nb_train`
     folder,  # folder of the run to resume
@@ -299,5 +302,7 @@ def keep_settings(
     precision = args[args.index('--precision') + 1] if '--precision' in args else None
     kept = _kept_arguments(read_json(Path(folder) / SETTINGS_FILE), precision)
     names = {a for a in kept if a.startswith('--')}
-    others = [a for before, a in zip([None, *args], args) if a not in names and before not in names]
+    names |= CASE if names & CASE else set()
+    is_value = lambda before, a: before in names and not a.startswith('--')
+    others = [a for before, a in zip([None, *args], args) if a not in names and not is_value(before, a)]
     return others + kept

@@ -40,6 +40,7 @@ from ..monitor.view import usable_number
 from ..monitor.write_box import WriteBox, write_box
 from ..share import share_model
 from ..train.card import Sharing
+from ..train.checkpoints import last_good_checkpoint
 
 # %% ../../nbs/machine/13_session.ipynb #c086
 def is_yes(word: str) -> bool:
@@ -110,9 +111,10 @@ class Session:
         self.earlier, refused = None, []
         if attach(self.folder):
             return [Check(what='earlier run', found='training is running: the next cell only watches it')]
-        own, earlier = checkpoints_below(self.folder), find_earlier(self.places.input, self.cfg, refused.append)
+        own = last_good_checkpoint(self.folder, say=refused.append)
+        earlier = find_earlier(self.places.input, self.cfg, refused.append)
         found = f'{own[0].name} in the working folder: it goes on from there' if own else 'none that can be taken up'
-        if earlier and not (own and int(own[0].name.split('-')[1]) >= earlier.step):
+        if earlier and not (own and own[1]['step'] >= earlier.step):
             self.earlier, found = earlier, str(earlier)
             refused += earlier.refused
         remedy = dict(verdict='warn', remedy='; '.join(refused)) if refused else {}
