@@ -196,6 +196,15 @@ def check_sizes() -> list:
     return found
 
 
+def check_widgets() -> list:
+    "No states of widgets are stored: they are long, change at every run, and show nothing without their process."
+    found = []
+    for path in sorted([*NBS.rglob('*.ipynb'), *(ROOT / 'kaggle').glob('*.ipynb')]):
+        if 'application/vnd.jupyter.widget' in path.read_text(encoding='utf-8'):
+            found.append(f'{path.relative_to(ROOT)} stores a widget: delete that output, and "widgets" in its metadata')
+    return found
+
+
 # Code, formulas, tables, quotes and images may be wider.
 APART = re.compile(r'```.*?```|\$\$.*?\$\$|^[ \t]*(?:\||> |\[?!\[).*?$', re.S | re.M)
 
@@ -215,7 +224,7 @@ def check_columns() -> list:
 
 def main() -> int:
     prose = check_links, check_next, check_columns
-    checks = check_modules, check_shelf, *prose, check_figures, check_groups, check_sizes
+    checks = check_modules, check_shelf, *prose, check_figures, check_groups, check_sizes, check_widgets
     complaints = [complaint for check in checks for complaint in check()]
     print('\n'.join(complaints) or 'house rules: kept')
     return int(bool(complaints))
