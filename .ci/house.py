@@ -200,7 +200,9 @@ def check_widgets() -> list:
     "No states of widgets are stored: they are long, change at every run, and show nothing without their process."
     found = []
     for path in sorted([*NBS.rglob('*.ipynb'), *(ROOT / 'kaggle').glob('*.ipynb')]):
-        if 'application/vnd.jupyter.widget' in path.read_text(encoding='utf-8'):
+        notebook = json.loads(path.read_text(encoding='utf-8'))
+        shown = [output.get('data', {}) for cell in notebook['cells'] for output in cell.get('outputs', [])]
+        if 'widgets' in notebook['metadata'] or any('vnd.jupyter.widget' in kind for data in shown for kind in data):
             found.append(f'{path.relative_to(ROOT)} stores a widget: delete that output, and "widgets" in its metadata')
     return found
 
