@@ -132,7 +132,7 @@ def plan_data(
     val = open_sources(val_spec, reading) if given else [own_validation(s) for s in sources]
     if given and any(s.weight for s in val):
         raise I3Error(
-            f'data: the validation data {val_spec!r} have weights, but all of it is read; leave the weights out'
+            f'data: the validation data {val_spec!r} have weights, but all of them are read; leave the weights out'
         )
     if not all(val) or not (given or val_fraction):
         val = []
